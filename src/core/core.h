@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The decisions. Pure: no clock, I/O, allocation, randomness or log; `nm -u` of this layer is a test.
+ *
+ * core_step takes one committed event and changes the cluster; every node feeds the same events in the same order and
+ * so knows the same cluster. core_duty says what a node should be doing about one VM right now. The engine compares
+ * duties with what really runs and acts on the difference, so a crash between two steps is no special case.
+ *
+ * Promises (design §9), asserted after every step in release builds too: at most one node holds a duty under which a
+ * VM's guest may run; a guest is given to another node only with proof that its copy is dead or sealed; a saved state
+ * is consumed at most once, and only by an epoch that follows the one that wrote it without a run in between; every
+ * change carries a reason. */
+#pragma once
+
+#include "model/cluster.h"
+#include "model/event.h"
+
+/* What changed, for traces, subscribers and the engine's reconciliation. One VM may appear more than once. */
+struct core_change {
+	uint32_t vm; /* index in cluster.vms */
+	enum vm_state from_state, to_state;
+	enum move_phase from_phase, to_phase;
+};
+
+enum { CORE_CHANGES_MAX = 2 * VMS_MAX + 16 };
+
+/* The caller owns it (it is large: keep one, not on the stack). */
+struct core_outcome {
+	enum err_code code;	 /* ERR_NONE: accepted. Else refused, nothing changed but the index and the digest */
+	char text[REASON_BYTES]; /* of a refusal: the fact that decided it */
+	uint64_t task;		 /* that an accepted request began, else 0 */
+	uint64_t nodes_changed;	 /* bits id - 1 */
+	uint32_t change_count;
+	struct core_change changes[CORE_CHANGES_MAX];
+};
+
+/* An empty cluster with this uuid. */
+void core_init(struct cluster *cluster, const char *uuid);
+
+/* Feed one event. Overwrites *outcome. Any event is survived, also one that no honest node would send. */
+void core_step(struct cluster *cluster, const struct event *event, struct core_outcome *outcome);
+
+/* When core_step wants a tick at the latest, in the time of event.now_ms; 0: never. */
+uint64_t core_deadline_ms(const struct cluster *cluster);
+
+#define DUTY_KINDS(X)                                                                                                  \
+	X(DUTY_NONE, "none")	       /* no copy of this VM may exist here: end it if there is one */                  \
+	X(DUTY_START, "start")	       /* start a new guest as this epoch; report STARTED or GONE */                    \
+	X(DUTY_RUN, "run")	       /* a guest of this epoch runs here: let it run on (also after an aborted copy,   \
+					  or what was loaded for this task); missing: report GONE */                    \
+	X(DUTY_SHUTDOWN, "shutdown")   /* ask the guest to power off; report GONE */                                    \
+	X(DUTY_STOP, "stop")	       /* end QEMU now; report GONE */                                                  \
+	X(DUTY_STANDBY, "standby")     /* check that the VM fits, start QEMU waiting for a state; report PREPARED */    \
+	X(DUTY_COPY, "copy")	       /* save the running guest's memory as state TASK; report SEALED */               \
+	X(DUTY_HOLD, "hold")	       /* sealed: keep the paused copy, it may not run */                               \
+	X(DUTY_LOAD, "load")	       /* load state STATE_TASK into the QEMU that stands by; report LOADED */
+
+enum duty_kind { DUTY_KINDS(CLUSTER_CONSTANT) };
+const char *duty_kind_name(int kind);
+
+struct duty {
+	enum duty_kind kind;
+	uint64_t epoch;	     /* START, RUN, SHUTDOWN, STOP, COPY, HOLD: of the copy here. STANDBY, LOAD: what it will be */
+	uint64_t task;	     /* under way, or 0 */
+	uint64_t state_task; /* LOAD: the saved state's directory */
+	uint64_t state_epoch; /* LOAD: the epoch that the manifest must say */
+	bool report_resumed; /* RUN: the log waits for RESUMED(task) */
+	bool report_started; /* START, RUN: the log waits for STARTED(epoch) */
+	bool filling;	     /* RUN: the log waits for FILLED(epoch) */
+};
+
+/* What node (1 … NODES_MAX) should be doing about cluster->vms[vm]. */
+struct duty core_duty(const struct cluster *cluster, uint32_t vm, uint32_t node);
+
+/* The one saved-state directory of this VM that must be kept (a task number), or 0: all others may be deleted. */
+uint64_t core_state_kept(const struct cluster *cluster, uint32_t vm);
+
+/* The member that cleans up after this VM: its owner, else the lowest member. */
+uint32_t core_janitor(const struct cluster *cluster, uint32_t vm);

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The state of a cluster, as every node knows it: plain data, no pointers, fixed size.
+ *
+ * Only core_step changes it (src/core), always by a committed event; everything else reads. The same struct is the
+ * snapshot that a joining node takes, what the API shows, and what the simulator's checkers compare.
+ *
+ * A VM's life (VM_STATES; the table of allowed moves is in core/vm_state.c):
+ *
+ *            start            started             guest or admin stops
+ *   OFF ───────────▶ STARTING ───────▶ ONLINE ──▶ STOPPING ───────────▶ OFF
+ *    ▲                  │              ▲  │ ▲
+ *    │ discard          │ no luck      │  │ └──── MOVING    (owner changes when the state is consumed)
+ *    └──── SAVED ◀── SAVING ◀──────────┼──┘
+ *            │                         │        any of these, when its owner leaves the view: BLOCKED, until proof
+ *            └──────▶ RESTORING ───────┘        too many deaths: FAILED */
+#pragma once
+
+#include "model/vm.h"
+
+#define NODE_STATES(X)                                                                                                 \
+	X(NODE_UNKNOWN, "unknown") /* never seen */                                                                    \
+	X(NODE_JOINING, "joining") /* in the view, has not told its facts yet */                                       \
+	X(NODE_ONLINE, "online")                                                                                       \
+	X(NODE_LOST, "lost") /* left the view; nothing is known of its copies */
+
+#define VM_STATES(X)                                                                                                   \
+	X(VM_OFF, "off")                                                                                               \
+	X(VM_STARTING, "starting")                                                                                     \
+	X(VM_ONLINE, "online")                                                                                         \
+	X(VM_STOPPING, "stopping")                                                                                     \
+	X(VM_MOVING, "moving")                                                                                         \
+	X(VM_SAVING, "saving")                                                                                         \
+	X(VM_SAVED, "saved")                                                                                           \
+	X(VM_RESTORING, "restoring")                                                                                   \
+	X(VM_BLOCKED, "blocked") /* its owner is lost and no proof says that its copy is dead */                       \
+	X(VM_FAILED, "failed")	 /* given up, the reason says why; an administrator decides */
+
+/* Where a VM that is MOVING, SAVING or RESTORING stands (design §6). */
+#define MOVE_PHASES(X)                                                                                                 \
+	X(MOVE_IDLE, "idle")                                                                                           \
+	X(MOVE_PREPARE, "prepare") /* the target proves that it can take the VM; QEMU stands by there */               \
+	X(MOVE_WAIT, "wait")	   /* pages of the move before are still coming in on the source */                    \
+	X(MOVE_COPY, "copy")	   /* the guest runs on the source, its memory is being saved; ends with SEALED */     \
+	X(MOVE_LOAD, "load")	   /* sealed: the target loads; the source's copy is paused and may not run */         \
+	X(MOVE_RESUME, "resume")   /* consumed: the target owns it and lets it run */                                  \
+	X(MOVE_RETURN, "return")   /* aborted: the source lets its copy run on */
+
+#define SAVED_STATUSES(X)                                                                                              \
+	X(SAVED_NONE, "none")                                                                                          \
+	X(SAVED_SEALED, "sealed")     /* complete and durable; proves that the guest is not running */                 \
+	X(SAVED_CONSUMED, "consumed") /* resumed once; never again */                                                  \
+	X(SAVED_DISCARDED, "discarded") /* the source ran on, or an administrator threw it away */
+
+#define VM_WANTS(X)                                                                                                    \
+	X(WANT_OFF, "off")                                                                                             \
+	X(WANT_ON, "on")                                                                                               \
+	X(WANT_SAVED, "saved")
+
+#define TASK_KINDS(X)                                                                                                  \
+	X(TASK_START, "start")                                                                                         \
+	X(TASK_SHUTDOWN, "shutdown")                                                                                   \
+	X(TASK_STOP, "stop")                                                                                           \
+	X(TASK_SAVE, "save")                                                                                           \
+	X(TASK_RESTORE, "restore")                                                                                     \
+	X(TASK_MOVE, "move")
+
+#define TASK_STATES(X)                                                                                                 \
+	X(TASK_RUNNING, "running")                                                                                     \
+	X(TASK_DONE, "done")                                                                                           \
+	X(TASK_FAILED, "failed")                                                                                       \
+	X(TASK_CANCELLED, "cancelled")
+
+#define CLUSTER_CONSTANT(constant, name) constant,
+#define CLUSTER_COUNT(constant, name) +1
+enum node_state { NODE_STATES(CLUSTER_CONSTANT) };
+enum vm_state { VM_STATES(CLUSTER_CONSTANT) };
+enum move_phase { MOVE_PHASES(CLUSTER_CONSTANT) };
+enum saved_status { SAVED_STATUSES(CLUSTER_CONSTANT) };
+enum vm_want { VM_WANTS(CLUSTER_CONSTANT) };
+enum task_kind { TASK_KINDS(CLUSTER_CONSTANT) };
+enum task_state { TASK_STATES(CLUSTER_CONSTANT) };
+enum {
+	NODE_STATE_COUNT = NODE_STATES(CLUSTER_COUNT),
+	VM_STATE_COUNT = VM_STATES(CLUSTER_COUNT),
+	MOVE_PHASE_COUNT = MOVE_PHASES(CLUSTER_COUNT),
+	SAVED_STATUS_COUNT = SAVED_STATUSES(CLUSTER_COUNT),
+	VM_WANT_COUNT = VM_WANTS(CLUSTER_COUNT),
+	TASK_KIND_COUNT = TASK_KINDS(CLUSTER_COUNT),
+	TASK_STATE_COUNT = TASK_STATES(CLUSTER_COUNT),
+};
+const char *node_state_name(int state);
+const char *vm_state_name(int state);
+const char *move_phase_name(int phase);
+const char *saved_status_name(int status);
+const char *vm_want_name(int want);
+const char *task_kind_name(int kind);
+const char *task_state_name(int state);
+
+struct bridge {
+	char name[BRIDGE_BYTES];
+};
+
+/* What a node tells about itself when it joins, and again when it changes. Decisions rest on the committed copy. */
+struct node_facts {
+	char name[NAME_BYTES];
+	char boot_id[UUID_BYTES]; /* another boot id proves that all copies of the boot before are dead */
+	uint32_t memory_mib;	  /* what VMs may use together */
+	uint32_t vcpus;
+	char accel[16]; /* "kvm" or "tcg" */
+	char qemu_version[32];
+	bool postcopy; /* userfaultfd is allowed: states can be restored on demand */
+	uint32_t protocol;
+	uint32_t bridge_count;
+	struct bridge bridges[NODE_BRIDGES_MAX];
+};
+
+struct node {
+	uint32_t id; /* 0: the slot is unused */
+	enum node_state state;
+	struct node_facts facts;
+	uint64_t since_ms;
+	uint64_t incarnation; /* of its daemon; with request_seq it lets a repeated request count once */
+	uint64_t request_seq;
+	char reason[REASON_BYTES];
+};
+
+/* A saved state, <state dir>/<vm uuid>/<task>/. It fits the disks only while the VM has not run since: epoch. */
+struct saved_state {
+	enum saved_status status;
+	uint64_t task;
+	uint64_t epoch;
+	uint32_t sealed_by;
+	uint32_t consumed_by;
+	uint64_t sealed_ms;
+	uint64_t consumed_ms;
+};
+
+/* What a move took, measured where it happened: CLOCK_REALTIME in µs, 0 = not reached. Never decided on. */
+struct move_figures {
+	uint64_t prepared_us;
+	uint64_t copy_us;     /* copy began */
+	uint64_t stopped_us;  /* the guest stopped */
+	uint64_t streamed_us; /* the stream's last byte was read */
+	uint64_t repaired_us;
+	uint64_t sealed_us; /* manifest durable */
+	uint64_t loading_us;
+	uint64_t loaded_us;
+	uint64_t resumed_us;
+	uint64_t filled_us;
+	uint64_t ram_bytes;    /* written to the ram file over the whole move */
+	uint64_t device_bytes;
+	uint64_t used_bytes; /* RAM that is not zero */
+	uint64_t repaired_pages;
+	uint64_t passes;
+};
+
+struct vm {
+	struct vm_def def; /* def.uuid empty: the slot is free */
+	enum vm_state state;
+	enum vm_want want;
+	uint32_t owner; /* the one node that may run it; 0: none */
+	uint64_t epoch; /* + 1 with each authorised run */
+	enum move_phase phase;
+	uint64_t task;	 /* under way; 0: none. Also the name of the state directory that it writes or reads */
+	uint32_t target; /* of a move or a restore */
+	bool dry_run;	 /* the move ends when the target has proved itself */
+	bool filling;	 /* runs, but pages of saved.task are still coming in */
+	bool started;	 /* this epoch has run on its owner: a missing copy has died rather than not begun */
+	struct saved_state saved;
+	uint64_t tried; /* nodes on which the restore under way has failed, bit id - 1 */
+	uint32_t deaths; /* unplanned, in the period that began at deaths_ms */
+	uint64_t deaths_ms;
+	uint64_t deadline_ms; /* when the step under way is over its time; 0: none */
+	uint64_t since_ms;
+	uint64_t changed_index; /* of the event that last changed state, owner or phase */
+	char reason[REASON_BYTES];
+};
+
+struct task {
+	uint64_t id; /* the index of the event that began it */
+	enum task_kind kind;
+	enum task_state state;
+	char vm[NAME_BYTES];
+	char vm_uuid[UUID_BYTES];
+	uint32_t source;
+	uint32_t target;
+	bool dry_run;
+	char by[NAME_BYTES];
+	uint64_t started_ms;
+	uint64_t finished_ms;
+	struct move_figures figures;
+	char text[REASON_BYTES]; /* how it ended, and the fact that decided it */
+};
+
+struct cluster {
+	char uuid[UUID_BYTES];
+	uint64_t index;	 /* of the last event */
+	uint64_t digest; /* of everything that the events so far have changed, in order */
+	uint64_t now_ms;
+	uint64_t members; /* of the view, bit id - 1 */
+	uint32_t node_count; /* always NODES_MAX in memory; the table's length */
+	struct node nodes[NODES_MAX];
+	uint32_t vm_count; /* slots in use or freed: the table's length */
+	struct vm vms[VMS_MAX];
+	uint64_t task_serial; /* tasks ever begun */
+	uint32_t task_count;
+	struct task tasks[TASKS_MAX];
+};
+
+extern const struct schema node_facts_schema;
+extern const struct schema node_schema;
+extern const struct schema move_figures_schema;
+extern const struct schema saved_state_schema;
+extern const struct schema vm_schema;
+extern const struct schema task_schema;
+extern const struct schema cluster_schema;
+
+/* Lookups; NULL when absent. Names are unique among VMs. */
+struct vm *cluster_vm(struct cluster *cluster, const char *uuid);
+const struct vm *cluster_vm_find(const struct cluster *cluster, const char *uuid_or_name);
+struct task *cluster_task(struct cluster *cluster, uint64_t id);
+const struct task *cluster_task_find(const struct cluster *cluster, uint64_t id);
+/* id 1 … NODES_MAX; a node that was never seen has state NODE_UNKNOWN. */
+const struct node *cluster_node(const struct cluster *cluster, uint32_t id);
+const struct node *cluster_node_find(const struct cluster *cluster, const char *name);
+/* The node's name, or "none" for 0, or a phrase where it has not told its name. */
+const char *cluster_node_name(const struct cluster *cluster, uint32_t id);
+
+static inline uint64_t node_bit(uint32_t id)
+{
+	return UINT64_C(1) << (id - 1);
+}

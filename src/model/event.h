@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * An event: the one input of the core. All nodes see the same events in the same order (design §3, §4).
+ *
+ * Requests come from an administrator and may be refused; reports come from the node that saw a thing happen and are
+ * ignored when they are about an old incarnation (node, boot id, epoch, task). Flat on purpose: unused fields are zero
+ * and cost nothing on the wire. */
+#pragma once
+
+#include "model/cluster.h"
+
+#define EVENT_KINDS(X)                                                                                                 \
+	X(EVENT_TICK, "tick")                                                                                          \
+	X(EVENT_VIEW, "view")	      /* members: the synced, quorate view */                                           \
+	X(EVENT_NODE_REPORT, "node-report") /* facts: of node */                                                       \
+	X(EVENT_VM_CREATE, "vm-create")	    /* def */                                                                  \
+	X(EVENT_VM_EDIT, "vm-edit")	    /* def; only while the VM is off */                                        \
+	X(EVENT_VM_DELETE, "vm-delete")                                                                                \
+	X(EVENT_VM_START, "vm-start") /* target or 0; force: throw a saved state away and boot */                      \
+	X(EVENT_VM_SHUTDOWN, "vm-shutdown")                                                                            \
+	X(EVENT_VM_STOP, "vm-stop")                                                                                    \
+	X(EVENT_VM_SAVE, "vm-save")                                                                                    \
+	X(EVENT_VM_MOVE, "vm-move") /* target; dry_run */                                                              \
+	X(EVENT_VM_CANCEL, "vm-cancel")                                                                                \
+	X(EVENT_STARTED, "started")   /* report: QEMU of (vm, epoch) runs */                                           \
+	X(EVENT_GONE, "gone")	      /* report: the copy (vm, epoch) is proven dead; cause */                         \
+	X(EVENT_PREPARED, "prepared") /* report: task's target stands by */                                            \
+	X(EVENT_SEALED, "sealed")     /* report: task's state is complete and durable, the guest is stopped */         \
+	X(EVENT_LOADED, "loaded")     /* report: task's target has the device state and waits for its cont */          \
+	X(EVENT_RESUMED, "resumed")   /* report: the guest runs on (task, epoch), on the target or back at the source */ \
+	X(EVENT_FILLED, "filled")     /* report: all pages are in (vm, epoch) */                                       \
+	X(EVENT_STEP_FAILED, "step-failed") /* report: task's step on node failed; text has the fact */
+
+#define GONE_CAUSES(X)                                                                                                 \
+	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \
+	X(GONE_GUEST_SHUTDOWN, "guest-shutdown") /* the guest turned itself off */                                     \
+	X(GONE_STOPPED, "stopped")	       /* as the duty asked */
+
+enum event_kind { EVENT_KINDS(CLUSTER_CONSTANT) };
+enum gone_cause { GONE_CAUSES(CLUSTER_CONSTANT) };
+enum { EVENT_KIND_COUNT = EVENT_KINDS(CLUSTER_COUNT), GONE_CAUSE_COUNT = GONE_CAUSES(CLUSTER_COUNT) };
+const char *event_kind_name(int kind);
+const char *gone_cause_name(int cause);
+
+struct event {
+	enum event_kind kind;
+	uint32_t node;	      /* where it comes from */
+	uint64_t incarnation; /* of that node's daemon, and the number of its request: 0 where it needs no answer */
+	uint64_t seq;
+	uint64_t now_ms; /* CLOCK_REALTIME at the origin */
+	char boot_id[UUID_BYTES];
+	char by[NAME_BYTES]; /* who asked: the audit trail */
+	char vm[UUID_BYTES];
+	uint64_t epoch;
+	uint64_t task;
+	uint32_t target;
+	bool force;
+	bool dry_run;
+	bool filling; /* loaded by post-copy: pages are still coming in */
+	enum gone_cause cause;
+	uint64_t members;
+	char text[REASON_BYTES];
+	struct move_figures figures;
+	struct node_facts facts;
+	struct vm_def def;
+};
+
+extern const struct schema event_schema;

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Fixed capacities (design §3). Arrays in the model have these sizes; nothing grows at run time. */
+#pragma once
+
+enum {
+	NODES_MAX = 64, /* corosync node ids are 1 … NODES_MAX here; id - 1 is the index and the bit */
+	VMS_MAX = 10000,
+	TASKS_MAX = 256, /* the newest tasks that are remembered */
+	VM_DISKS_MAX = 8,
+	VM_NICS_MAX = 4,
+	NODE_BRIDGES_MAX = 16,
+
+	NAME_BYTES = 64, /* with NUL, as all of these */
+	UUID_BYTES = 37,
+	PATH_BYTES = 256,
+	APPEND_BYTES = 512,
+	REASON_BYTES = 224,
+	BRIDGE_BYTES = 16, /* IFNAMSIZ */
+	MAC_BYTES = 18,
+	MODEL_BYTES = 64,
+
+	MEMORY_MIB_MIN = 16,
+	MEMORY_MIB_MAX = 4 << 20, /* 4 TiB */
+	VCPUS_MAX = 256,
+};

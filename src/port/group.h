@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Membership, quorum and totally ordered messages among the cluster's nodes: corosync in the daemon.
+ *
+ * Promises (extended virtual synchrony, as corosync's CPG gives): members that go from one view to the next together
+ * deliver the same messages in the same order in between; a message is delivered to its sender too; messages of one
+ * sender arrive in the order sent. A view is told only when the membership of the process group and the quorum
+ * service name the same ring (design §4). Messages may be lost when their sender leaves, never reordered or forged.
+ * Must never: deliver between two views what belongs to neither, or block the caller. */
+#pragma once
+
+#include "base/err.h"
+#include "model/limits.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { GROUP_MESSAGE_MAX = 256 * 1024 }; /* corosync takes 1 MiB; larger things are sent in pieces */
+
+struct group_view {
+	uint64_t ring_seq; /* rises with each view of one cluster, except when corosync's own state is lost */
+	bool quorate;
+	uint32_t expected_votes;
+	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
+};
+
+struct group_callbacks {
+	void *ctx;
+	/* A new view. Until the next call, messages come from these members. */
+	void (*view)(void *ctx, const struct group_view *view);
+	/* The bytes are the caller's and gone after the return. Hostile until parsed. */
+	void (*deliver)(void *ctx, uint32_t from, const uint8_t *bytes, size_t size);
+	/* The connection to the group is gone (corosync died). A view with quorate false was told before. The driver
+	 * reconnects by itself, within its limits, and then tells a new view. */
+	void (*down)(void *ctx, const struct err *err);
+};
+
+struct group;
+struct group_ops {
+	/* Queues one message for all members. Never blocks; a full queue is ERR_BUSY. Lost when the view changes before
+	 * it was delivered: whoever needs it sends it again in the new view. */
+	int (*send)(struct group *group, const uint8_t *bytes, size_t size, struct err *err);
+	/* Leaves the process group (a member whose disk does not answer); join comes back. */
+	void (*leave)(struct group *group);
+	void (*join)(struct group *group);
+};
+
+struct group {
+	const struct group_ops *ops;
+	uint32_t node; /* own id, 1 … NODES_MAX */
+	char node_name[NAME_BYTES];
+};
+
+static inline int group_send(struct group *group, const uint8_t *bytes, size_t size, struct err *err)
+{
+	return group->ops->send(group, bytes, size, err);
+}
+static inline void group_leave(struct group *group)
+{
+	group->ops->leave(group);
+}
+static inline void group_join(struct group *group)
+{
+	group->ops->join(group);
+}
