@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The engine: turns what the ports tell into events, gets them committed, feeds them to the core, and makes this
+ * machine agree with the core's duties. The only place where the core meets the ports.
+ *
+ * Three parts: log.c (order, sync and commit: design §4), reconcile.c (duties against what runs), service.c (requests,
+ * watchers, history). It runs unchanged in the daemon and in the simulator.
+ *
+ * Promises: acts on committed events only, and only while its view is quorate and synced; loses no report (a lost one
+ * is derived again from duty and machine); any message from a peer is survived.
+ * Must never: wait. Everything is a callback on the loop. */
+#pragma once
+
+#include "engine/service.h"
+#include "port/group.h"
+#include "port/hypervisor.h"
+#include "port/loop.h"
+#include "port/store.h"
+
+struct engine_config {
+	char cluster_uuid[UUID_BYTES]; /* all members carry the same, or their messages are refused */
+	char node_name[NAME_BYTES];
+	char boot_id[UUID_BYTES];
+	uint64_t incarnation;	     /* differs at each start of the daemon: start time in µs */
+	uint32_t snapshot_every;     /* events between snapshots; 0: the default, 1000 */
+	uint64_t disk_limit_ms;	     /* a flush that takes longer: leave the view; 0: the default, 5000 */
+	/* A line for the trace (simulator, debug log); may be NULL. */
+	void (*trace)(void *ctx, const char *line);
+	void *trace_ctx;
+	/* The store failed or was found damaged: the daemon must end and say so. */
+	void (*fatal)(void *ctx, const struct err *err);
+};
+
+struct engine_ports {
+	struct loop *loop;
+	struct group *group;
+	struct store *store;
+	struct hypervisor *hypervisor;
+};
+
+/* Takes a copy of config. The callbacks of the three ports are to be given to the drivers when they are made. */
+struct engine *engine_new(const struct engine_config *config);
+struct group_callbacks engine_group_callbacks(struct engine *engine);
+struct store_callbacks engine_store_callbacks(struct engine *engine);
+struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine);
+
+/* Loads the store and joins the group. ERR_CORRUPT and such: the store is refused, the reason is for a person. */
+int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err);
+
+/* Never ends a guest. Takes NULL. */
+void engine_free(struct engine *engine);
+
+/* For the checkers: what this node has committed, and whether it acts. */
+uint64_t engine_committed(const struct engine *engine);

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the API may ask of the engine: read the committed cluster, submit requests, watch changes. Nothing else of the
+ * engine is visible above it. All calls on the loop's thread.
+ *
+ * Promises: a request's reply comes exactly once, and ERR_NONE only after the event is committed (durable at a
+ * majority); refused and failed requests say which fact decided. Reading never blocks and needs no quorum: it is the
+ * last committed state that this node knows, and engine_get_status says how current that is. */
+#pragma once
+
+#include "model/event.h"
+
+struct engine;
+
+struct engine_status {
+	bool in_group;	/* corosync answers */
+	bool quorate;
+	bool synced;	/* this node has the committed history of the current view and acts on it */
+	uint32_t node;	/* own id and name */
+	char node_name[NAME_BYTES];
+	uint64_t members;
+	uint64_t term;
+	uint64_t index;	   /* applied */
+	uint64_t log_index; /* received */
+	char reason[REASON_BYTES]; /* when not synced: why, and what it waits for */
+};
+
+struct engine_reply {
+	enum err_code code;
+	char text[512];
+	uint64_t task;	/* begun by the request, or 0 */
+	uint64_t index; /* of the event */
+};
+typedef void engine_reply_fn(void *ctx, const struct engine_reply *reply);
+
+/* Volatile news of a long step, gossiped by the node that does it. */
+struct engine_progress {
+	char vm[UUID_BYTES];
+	uint64_t task;
+	uint32_t node;
+	uint32_t percent;
+	uint64_t updated_ms;
+	struct move_figures figures;
+	char note[REASON_BYTES];
+};
+extern const struct schema engine_progress_schema;
+
+/* One line of what happened, made when an event was applied. */
+struct engine_history {
+	uint64_t index;
+	uint64_t now_ms;
+	enum event_kind kind;
+	uint32_t node; /* origin */
+	char by[NAME_BYTES];
+	char vm[NAME_BYTES]; /* name, or empty */
+	char text[512];	     /* "web: online -> moving (prepare): asked by root, to n2" */
+};
+extern const struct schema engine_history_schema;
+
+struct engine_watcher {
+	void *ctx;
+	/* A VM, node or task changed; look at engine_cluster. vm: index or -1; nodes: bits of changed nodes. */
+	void (*changed)(void *ctx, int vm, uint64_t nodes, uint64_t task);
+	void (*progress)(void *ctx, const struct engine_progress *progress);
+	void (*history)(void *ctx, const struct engine_history *line);
+	void (*status)(void *ctx); /* engine_get_status gives another answer than before */
+};
+
+const struct cluster *engine_cluster(const struct engine *engine);
+void engine_get_status(const struct engine *engine, struct engine_status *status);
+
+/* The event's origin, times and number are filled in. The reply may come within the call when it is refused at once
+ * (no quorum). It waits at most ENGINE_REPLY_MS; then ERR_TIMEOUT, and the outcome is unknown until looked up. */
+enum { ENGINE_REPLY_MS = 15000 };
+void engine_submit(struct engine *engine, const struct event *event, engine_reply_fn *reply, void *ctx);
+/* The caller goes away: its reply is not called any more. */
+void engine_forget(struct engine *engine, void *ctx);
+
+/* The watcher is the caller's and stays valid until engine_unwatch. */
+void engine_watch(struct engine *engine, const struct engine_watcher *watcher);
+void engine_unwatch(struct engine *engine, const struct engine_watcher *watcher);
+
+/* NULL where nothing is known. Valid until the loop goes on. */
+const struct engine_progress *engine_progress_of(const struct engine *engine, const char *vm_uuid);
+
+/* The newest lines, oldest first: calls fn for those with an index above `after`, at most count. */
+void engine_history_each(const struct engine *engine, uint64_t after, uint32_t count,
+	void (*fn)(void *ctx, const struct engine_history *line), void *ctx);
