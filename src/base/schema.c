@@ -270,9 +270,13 @@ static int get_object(const struct schema *schema, const uint8_t *bytes, size_t 
 	return 0;
 }
 
+int schema_decode_zeroed(const struct schema *schema, const uint8_t *bytes, size_t size, void *object, struct err *err)
+{
+	return get_object(schema, bytes, size, object, err);
+}
+
 int schema_decode(const struct schema *schema, const uint8_t *bytes, size_t size, void *object, struct err *err)
 {
-	/* Large objects are decoded in place, so a caller that must keep its old value decodes into a spare one. */
 	memset(object, 0, schema->size);
 	if (get_object(schema, bytes, size, object, err) < 0) {
 		memset(object, 0, schema->size);

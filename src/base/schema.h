@@ -79,6 +79,10 @@ size_t schema_encode(const struct schema *schema, const void *object, uint8_t *o
 /* Fills *object (of schema->size bytes), fields that are absent with zero. ERR_PROTOCOL names the field. */
 int schema_decode(const struct schema *schema, const uint8_t *bytes, size_t size, void *object, struct err *err);
 
+/* As schema_decode, into an object that is all zero already (fresh from calloc): for tables of which most stays
+ * untouched. On failure the object is undefined. */
+int schema_decode_zeroed(const struct schema *schema, const uint8_t *bytes, size_t size, void *object, struct err *err);
+
 /* Field by field; what stands behind the end of a text or of a list does not count. */
 bool schema_equal(const struct schema *schema, const void *a, const void *b);
 

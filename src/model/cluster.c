@@ -95,6 +95,8 @@ static const struct field vm_fields[] = {
 	SCHEMA_U64(17, vm, since_ms),
 	SCHEMA_U64(18, vm, changed_index),
 	SCHEMA_TEXT(19, vm, reason),
+	SCHEMA_BOOL(20, vm, turn_off),
+	SCHEMA_BOOL(21, vm, cancelled),
 };
 SCHEMA_DEFINE(vm_schema, vm, vm_fields);
 
@@ -170,14 +172,6 @@ const struct vm *cluster_vm_find(const struct cluster *cluster, const char *uuid
 	return NULL;
 }
 
-struct task *cluster_task(struct cluster *cluster, uint64_t id)
-{
-	for (uint32_t i = 0; i < cluster->task_count && id; i++)
-		if (cluster->tasks[i].id == id)
-			return &cluster->tasks[i];
-	return NULL;
-}
-
 const struct task *cluster_task_find(const struct cluster *cluster, uint64_t id)
 {
 	for (uint32_t i = 0; i < cluster->task_count && id; i++)
@@ -206,4 +200,12 @@ const char *cluster_node_name(const struct cluster *cluster, uint32_t id)
 		return "none";
 	const struct node *node = cluster_node(cluster, id);
 	return node->facts.name[0] ? node->facts.name : "a node that never joined";
+}
+
+void cluster_copy(struct cluster *to, const struct cluster *from)
+{
+	memcpy(to, from, offsetof(struct cluster, vms) + from->vm_count * sizeof(from->vms[0]));
+	to->task_serial = from->task_serial;
+	to->task_count = from->task_count;
+	memcpy(to->tasks, from->tasks, sizeof(from->tasks));
 }

@@ -165,6 +165,8 @@ struct vm {
 	uint32_t target; /* of a move or a restore */
 	bool dry_run;	 /* the move ends when the target has proved itself */
 	bool filling;	 /* runs, but pages of saved.task are still coming in */
+	bool turn_off;	 /* STOPPING: end QEMU now, instead of asking the guest */
+	bool cancelled;	 /* RETURN: because somebody asked, not because a step failed */
 	bool started;	 /* this epoch has run on its owner: a missing copy has died rather than not begun */
 	struct saved_state saved;
 	uint64_t tried; /* nodes on which the restore under way has failed, bit id - 1 */
@@ -218,11 +220,12 @@ extern const struct schema cluster_schema;
 /* Lookups; NULL when absent. Names are unique among VMs. */
 struct vm *cluster_vm(struct cluster *cluster, const char *uuid);
 const struct vm *cluster_vm_find(const struct cluster *cluster, const char *uuid_or_name);
-struct task *cluster_task(struct cluster *cluster, uint64_t id);
 const struct task *cluster_task_find(const struct cluster *cluster, uint64_t id);
 /* id 1 … NODES_MAX; a node that was never seen has state NODE_UNKNOWN. */
 const struct node *cluster_node(const struct cluster *cluster, uint32_t id);
 const struct node *cluster_node_find(const struct cluster *cluster, const char *name);
+/* Copies what is in use; *to is all zero before (fresh from calloc). A plain assignment would touch every slot. */
+void cluster_copy(struct cluster *to, const struct cluster *from);
 /* The node's name, or "none" for 0, or a phrase where it has not told its name. */
 const char *cluster_node_name(const struct cluster *cluster, uint32_t id);
 

@@ -88,12 +88,14 @@ struct hypervisor_ops {
 	void (*copy)(struct hypervisor *hv, const struct vm_def *def, uint64_t task, uint64_t epoch);
 	void (*load)(struct hypervisor *hv, const struct vm_def *def, uint64_t task, const struct hv_saved *saved);
 	/* Lets run, as epoch: what was loaded for task; or a copy that was being saved or is sealed (any copy still under
-	 * way is cancelled first). Answers with RESUMED(task, epoch). */
+	 * way is cancelled first). Answers with RESUMED(task, epoch) always, also where the guest runs already. A guest that had
+	 * paused or powered off by itself before the copy is left so. */
 	void (*run)(struct hypervisor *hv, const char *vm, uint64_t task, uint64_t epoch);
 	void (*shutdown)(struct hypervisor *hv, const char *vm); /* ACPI power button */
 	void (*kill)(struct hypervisor *hv, const char *vm);	 /* any state; answers with GONE(stopped) */
-	/* Deletes this VM's saved states on the shared storage but that of task keep (0: all). In the background. */
-	void (*purge)(struct hypervisor *hv, const char *vm, uint64_t keep);
+	/* Deletes this VM's saved states on the shared storage that were written by tasks below `below`, but that of task
+	 * keep (0: none is kept). In the background; `below` keeps it off a state that is begun meanwhile. */
+	void (*purge)(struct hypervisor *hv, const char *vm, uint64_t keep, uint64_t below);
 };
 
 struct hypervisor {

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/internal.h"
+#include "base/hash.h"
+#include "model/names.h"
+
+#include <assert.h>
+#include <string.h>
+
+NAMES_FUNCTION(duty_kind_name, DUTY_KINDS)
+
+enum { RECORD_BYTES_MAX = 16 * 1024 }; /* the encoded form of a VM or a node; asserted when used */
+
+void core_init(struct cluster *cluster, const char *uuid)
+{
+	/* The tables are large and the caller gives zeroed memory: only what is not zero is written. */
+	snprintf(cluster->uuid, sizeof(cluster->uuid), "%s", uuid);
+	cluster->node_count = NODES_MAX;
+}
+
+bool is_member(const struct cluster *cluster, uint32_t node)
+{
+	return node >= 1 && node <= NODES_MAX && (cluster->members & node_bit(node));
+}
+
+bool node_usable(const struct cluster *cluster, uint32_t node)
+{
+	return is_member(cluster, node) && cluster_node(cluster, node)->state == NODE_ONLINE;
+}
+
+void reason_set(char reason[REASON_BYTES], const char *format, ...)
+{
+	char text[REASON_BYTES];
+	va_list args;
+
+	va_start(args, format);
+	int length = vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (length >= REASON_BYTES) {
+		/* Cut before the sequence that does not fit: a continuation byte is 10xxxxxx. */
+		size_t end = REASON_BYTES - 1;
+		while (end && !schema_text_ok(text, end))
+			end--;
+		text[end] = 0;
+	}
+	memcpy(reason, text, sizeof(text));
+}
+
+bool refuse(struct step *step, enum err_code code, const char *format, ...)
+{
+	char text[REASON_BYTES];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	step->out->code = code;
+	reason_set(step->out->text, "%s", text);
+	return false;
+}
+
+static void node_touch(struct step *step, struct node *node, enum node_state state, const char *why)
+{
+	if (node->state != state)
+		node->since_ms = step->cluster->now_ms;
+	node->state = state;
+	reason_set(node->reason, "%s", why);
+	step->out->nodes_changed |= node_bit(node->id);
+}
+
+static void view_step(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	uint64_t before = cluster->members;
+	uint64_t lost = 0;
+
+	cluster->members = step->event->members;
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		struct node *node = &cluster->nodes[id - 1];
+		bool in = cluster->members & node_bit(id);
+		if (in && (node->state == NODE_UNKNOWN || node->state == NODE_LOST)) {
+			node->id = id;
+			node_touch(step, node, NODE_JOINING, "joined the view, its facts are awaited");
+		} else if (!in && (node->state == NODE_ONLINE || node->state == NODE_JOINING)) {
+			node_touch(step, node, NODE_LOST, "left the view");
+			lost |= node_bit(id);
+		}
+	}
+	step->out->nodes_changed |= before ^ cluster->members;
+	for (uint32_t i = 0; i < cluster->vm_count && lost; i++) {
+		struct vm *vm = &cluster->vms[i];
+		char why[REASON_BYTES];
+		if (!vm->def.uuid[0])
+			continue;
+		if (vm->owner && (lost & node_bit(vm->owner)) && vm->state != VM_BLOCKED) {
+			reason_set(why, "%s left the view", cluster_node_name(cluster, vm->owner));
+			vm_owner_lost(step, vm, why);
+		}
+		if (vm->target && vm->target != vm->owner && (lost & node_bit(vm->target))) {
+			reason_set(why, "%s left the view", cluster_node_name(cluster, vm->target));
+			vm_target_lost(step, vm, why);
+		}
+	}
+}
+
+/* The owner is back and nobody else was given the VM in between. */
+static void blocked_vm_returns(struct step *step, struct vm *vm, bool rebooted)
+{
+	const char *name = cluster_node_name(step->cluster, vm->owner);
+	char why[REASON_BYTES];
+
+	if (rebooted) {
+		reason_set(why, "%s came back with another boot id: the copy of the boot before is dead", name);
+		vm_died(step, vm, why);
+	} else if (!vm->started && vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch) {
+		vm_go(step, vm, VM_RESTORING, MOVE_RESUME, "%s is back, the loaded guest is to run there", name);
+	} else if (!vm->started) {
+		vm_go(step, vm, VM_STARTING, MOVE_IDLE, "%s is back, it starts the guest", name);
+	} else if (vm->want == WANT_OFF) {
+		vm_go(step, vm, VM_STOPPING, MOVE_IDLE, "%s is back, the guest is to stop", name);
+	} else {
+		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "%s is back, without a reboot: its copy never stopped", name);
+	}
+}
+
+static void node_report_step(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	const struct event *event = step->event;
+	struct node *node = &cluster->nodes[event->node - 1];
+	bool known = node->facts.boot_id[0];
+	bool rebooted = known && strcmp(node->facts.boot_id, event->facts.boot_id) != 0;
+	char why[REASON_BYTES];
+
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		const struct node *other = &cluster->nodes[i];
+		if (other != node && other->id && !strcmp(other->facts.name, event->facts.name)) {
+			refuse(step, ERR_EXISTS, "node id %u and node id %u both call themselves %s", node->id, other->id,
+				event->facts.name);
+			return;
+		}
+	}
+	node->facts = event->facts;
+	reason_set(why, "%s", rebooted ? "joined after a reboot" : known ? "joined, same boot as before" : "joined");
+	node_touch(step, node, NODE_ONLINE, why);
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		struct vm *vm = &cluster->vms[i];
+		if (!vm->def.uuid[0] || vm->owner != node->id)
+			continue;
+		if (vm->state == VM_BLOCKED) {
+			blocked_vm_returns(step, vm, rebooted);
+		} else if (rebooted && vm->phase != MOVE_LOAD) {
+			/* Down and up again within one view: the watchers of the ring saw nothing, the boot id did. */
+			reason_set(why, "%s rebooted: the copy of the boot before is dead", node->facts.name);
+			vm_died(step, vm, why);
+		}
+	}
+	vm_place_waiting(step);
+}
+
+static void tick_step(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		struct vm *vm = &cluster->vms[i];
+		char why[REASON_BYTES];
+		if (!vm->def.uuid[0] || !vm->deadline_ms || vm->deadline_ms > cluster->now_ms)
+			continue;
+		if (vm->state == VM_STOPPING) {
+			vm->want = WANT_ON;
+			task_end(step, vm, TASK_FAILED, "the guest did not power off within its time: vm stop ends it");
+			vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "the guest did not power off within its time");
+			continue;
+		}
+		reason_set(why, "%s did not finish the step '%s' within its time",
+			cluster_node_name(cluster, vm->phase == MOVE_COPY ? vm->owner : vm->target),
+			move_phase_name((int)vm->phase));
+		vm_move_failed(step, vm, vm->target, why);
+	}
+}
+
+uint64_t core_deadline_ms(const struct cluster *cluster)
+{
+	uint64_t first = 0;
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		uint64_t due = cluster->vms[i].deadline_ms;
+		if (due && cluster->vms[i].def.uuid[0] && (!first || due < first))
+			first = due;
+	}
+	return first;
+}
+
+/* A request that was sent again after a view change counts once. */
+static bool is_repeated(struct step *step)
+{
+	const struct event *event = step->event;
+	struct node *node = &step->cluster->nodes[event->node - 1];
+
+	if (!event->seq)
+		return false;
+	if (node->incarnation == event->incarnation && event->seq <= node->request_seq)
+		return true;
+	node->incarnation = event->incarnation;
+	node->request_seq = event->seq;
+	return false;
+}
+
+/* The log is read by machines that may be wrong or hostile: what a struct may hold is checked before it is used. */
+static bool event_ok(struct step *step)
+{
+	const struct event *event = step->event;
+
+	if (event->node < 1 || event->node > NODES_MAX || event->target > NODES_MAX)
+		return refuse(step, ERR_PROTOCOL, "event of node %u about node %u: there are %d", event->node,
+			event->target, NODES_MAX);
+	if (event->kind == EVENT_VIEW && !(event->members & node_bit(event->node)))
+		return refuse(step, ERR_PROTOCOL, "a view that its own sender is not in");
+	if (event->kind != EVENT_VIEW && !is_member(step->cluster, event->node))
+		return refuse(step, ERR_PROTOCOL, "event of a node that is not in the view");
+	if (event->kind == EVENT_NODE_REPORT && (!name_ok(event->facts.name) || !event->facts.boot_id[0]))
+		return refuse(step, ERR_PROTOCOL, "a node's report without a proper name or boot id");
+	if (is_repeated(step))
+		return refuse(step, ERR_PROTOCOL, "repeated: counted before");
+	return true;
+}
+
+static void dispatch(struct step *step)
+{
+	switch (step->event->kind) {
+	case EVENT_TICK:
+		tick_step(step);
+		return;
+	case EVENT_VIEW:
+		view_step(step);
+		return;
+	case EVENT_NODE_REPORT:
+		node_report_step(step);
+		return;
+	case EVENT_VM_CREATE:
+	case EVENT_VM_EDIT:
+	case EVENT_VM_DELETE:
+	case EVENT_VM_START:
+	case EVENT_VM_SHUTDOWN:
+	case EVENT_VM_STOP:
+	case EVENT_VM_SAVE:
+	case EVENT_VM_MOVE:
+	case EVENT_VM_CANCEL:
+		request_step(step);
+		return;
+	case EVENT_STARTED:
+	case EVENT_GONE:
+	case EVENT_PREPARED:
+	case EVENT_SEALED:
+	case EVENT_LOADED:
+	case EVENT_RESUMED:
+	case EVENT_FILLED:
+	case EVENT_STEP_FAILED:
+		report_step(step);
+		return;
+	}
+	refuse(step, ERR_PROTOCOL, "unknown kind of event");
+}
+
+static void digest_record(struct cluster *cluster, const struct schema *schema, const void *record)
+{
+	uint8_t bytes[RECORD_BYTES_MAX];
+	size_t size = schema_encode(schema, record, bytes, sizeof(bytes));
+
+	assert(size <= sizeof(bytes));
+	cluster->digest = hash64(bytes, size, cluster->digest);
+}
+
+/* Folds in what this event has changed, so that equal digests mean equal histories of states. */
+static void digest_step(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	struct core_outcome *out = step->out;
+	uint64_t head[4] = {cluster->index, cluster->now_ms, cluster->members, out->code};
+
+	cluster->digest = hash64(head, sizeof(head), cluster->digest);
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (out->nodes_changed & node_bit(id))
+			digest_record(cluster, &node_schema, &cluster->nodes[id - 1]);
+	for (uint32_t i = 0; i < out->change_count; i++)
+		if (!i || out->changes[i].vm != out->changes[i - 1].vm)
+			digest_record(cluster, &vm_schema, &cluster->vms[out->changes[i].vm]);
+}
+
+void core_step(struct cluster *cluster, const struct event *event, struct core_outcome *out)
+{
+	struct step step = {.cluster = cluster, .event = event, .out = out};
+
+	out->code = ERR_NONE;
+	out->text[0] = 0;
+	out->task = 0;
+	out->nodes_changed = 0;
+	out->change_count = 0;
+	cluster->index++;
+	if (event->now_ms > cluster->now_ms)
+		cluster->now_ms = event->now_ms;
+	if (event_ok(&step))
+		dispatch(&step);
+	for (uint32_t i = 0; i < out->change_count; i++)
+		vm_check(cluster, &cluster->vms[out->changes[i].vm]);
+	digest_step(&step);
+}

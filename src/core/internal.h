@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Shared among the files of the core; nobody else includes it. */
+#pragma once
+
+#include "core/core.h"
+
+struct step {
+	struct cluster *cluster;
+	const struct event *event;
+	struct core_outcome *out;
+};
+
+/* vm_state.c: the only functions that change a VM's state, phase, reason and deadline. */
+void vm_go(struct step *step, struct vm *vm, enum vm_state state, enum move_phase phase, const char *format, ...)
+	PRINTF_LIKE(5, 6);
+/* Something else of the VM changed: told to watchers and folded into the digest. */
+void vm_touch(struct step *step, struct vm *vm);
+void vm_check(const struct cluster *cluster, const struct vm *vm);
+bool vm_state_allowed(enum vm_state from, enum vm_state to);
+
+/* task.c */
+uint64_t task_begin(struct step *step, struct vm *vm, enum task_kind kind, uint32_t target);
+/* The VM has no task under way afterwards. Takes a VM without one. */
+void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...) PRINTF_LIKE(4, 5);
+void task_figures(struct step *step, const struct vm *vm, uint64_t task, const struct move_figures *figures);
+
+/* place.c */
+/* Whether the node could take the VM now; text gets the fact that decides. */
+bool place_fits(const struct cluster *cluster, const struct vm *vm, uint32_t node, char text[REASON_BYTES]);
+/* The best node that is not in `except` (bits), `preferred` first where it fits; 0: none, and text says why. */
+uint32_t place_choose(const struct cluster *cluster, const struct vm *vm, uint32_t preferred, uint64_t except,
+	char text[REASON_BYTES]);
+uint32_t place_free_mib(const struct cluster *cluster, uint32_t node, const struct vm *but);
+
+/* vm_step.c: steps of a VM's life that several events lead to. Each keeps the invariants. */
+void vm_start_on(struct step *step, struct vm *vm, uint32_t node, const char *why);
+void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *why);
+/* The target, or the copy, did not do it: back to the source, to another node, or stay saved (design §6, no dead ends). */
+void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, const char *why);
+void vm_died(struct step *step, struct vm *vm, const char *why);
+void vm_owner_lost(struct step *step, struct vm *vm, const char *why);
+void vm_target_lost(struct step *step, struct vm *vm, const char *why);
+/* VMs that should run and do not: start or restore them where they fit. */
+void vm_place_waiting(struct step *step);
+void vm_went_off(struct step *step, struct vm *vm, const char *why);
+
+/* request.c, report.c */
+void request_step(struct step *step);
+void report_step(struct step *step);
+
+/* Refusal: fills the outcome. Returns false, so that a check is one statement. */
+bool refuse(struct step *step, enum err_code code, const char *format, ...) PRINTF_LIKE(3, 4);
+/* A formatted reason; cut where it is too long, never in the middle of a UTF-8 sequence. */
+void reason_set(char reason[REASON_BYTES], const char *format, ...) PRINTF_LIKE(2, 3);
+bool is_member(const struct cluster *cluster, uint32_t node);
+bool node_usable(const struct cluster *cluster, uint32_t node);

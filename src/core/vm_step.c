@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Steps of a VM's life that several events lead to. Every one of them says where the proof is when a guest may run. */
+#include "core/internal.h"
+#include "core/timing.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Proof: the caller knows that no copy runs (OFF, or GONE was reported for the epoch before). */
+void vm_start_on(struct step *step, struct vm *vm, uint32_t node, const char *why)
+{
+	assert(!vm->owner || vm->owner == node);
+	vm->owner = node;
+	vm->target = 0;
+	vm->epoch++;
+	vm->started = false;
+	vm->filling = false;
+	vm->want = WANT_ON;
+	if (vm->saved.status == SAVED_SEALED)
+		vm->saved.status = SAVED_DISCARDED;
+	vm_go(step, vm, VM_STARTING, MOVE_IDLE, "starting on %s: %s", cluster_node_name(step->cluster, node), why);
+}
+
+/* Proof: the state is SEALED and not consumed, so the copy that wrote it is stopped and may not run again. */
+void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *why)
+{
+	assert(vm->saved.status == SAVED_SEALED && vm->saved.epoch == vm->epoch);
+	vm->owner = 0;
+	vm->target = node;
+	vm->want = WANT_ON;
+	if (!vm->task)
+		task_begin(step, vm, TASK_RESTORE, node);
+	vm_go(step, vm, VM_RESTORING, MOVE_PREPARE, "restoring on %s: %s", cluster_node_name(step->cluster, node), why);
+}
+
+void vm_went_off(struct step *step, struct vm *vm, const char *why)
+{
+	vm->owner = 0;
+	vm->target = 0;
+	vm->started = false;
+	vm->filling = false;
+	vm->turn_off = false;
+	vm_go(step, vm, VM_OFF, MOVE_IDLE, "%s", why);
+}
+
+/* The restore on failed_node came to nothing: the next node, or stay saved with what was learned. */
+static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node, const char *why)
+{
+	char text[REASON_BYTES];
+	char reason[REASON_BYTES];
+	bool cancelled = vm->cancelled;
+
+	if (failed_node)
+		vm->tried |= node_bit(failed_node);
+	vm->target = 0;
+	uint32_t next = cancelled ? 0 : place_choose(step->cluster, vm, 0, vm->tried, text);
+	if (next) {
+		vm_restore_on(step, vm, next, why);
+		return;
+	}
+	reason_set(reason, "the saved state is kept: %s", why);
+	task_end(step, vm, cancelled ? TASK_CANCELLED : TASK_FAILED, "%s", reason);
+	vm->owner = 0;
+	/* Only a person knows whether to try again or to give the state up; WANT_ON would try for ever. A node that joins
+	 * is the exception: see vm_place_waiting. */
+	if (failed_node || cancelled)
+		vm->want = WANT_SAVED;
+	vm_go(step, vm, VM_SAVED, MOVE_IDLE, "%s", reason);
+}
+
+static void move_return(struct step *step, struct vm *vm, const char *why)
+{
+	if (vm->saved.status == SAVED_SEALED)
+		vm->saved.status = SAVED_DISCARDED;
+	vm->target = 0;
+	vm->want = WANT_ON;
+	vm_go(step, vm, vm->state, MOVE_RETURN, "%s; %s lets the guest run on", why,
+		cluster_node_name(step->cluster, vm->owner));
+}
+
+void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, const char *why)
+{
+	enum task_state end = vm->cancelled ? TASK_CANCELLED : TASK_FAILED;
+
+	switch (vm->phase) {
+	case MOVE_PREPARE:
+	case MOVE_WAIT:
+		if (vm->state == VM_RESTORING) {
+			restore_next(step, vm, failed_node, why);
+			return;
+		}
+		/* Nothing has stopped or begun on the source. */
+		task_end(step, vm, end, "%s", why);
+		vm->target = 0;
+		vm->want = WANT_ON;
+		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s: %s", cluster_node_name(step->cluster, vm->owner), why);
+		return;
+	case MOVE_COPY:
+		move_return(step, vm, why);
+		return;
+	case MOVE_LOAD:
+		if (vm->state == VM_MOVING && node_usable(step->cluster, vm->owner))
+			move_return(step, vm, why);
+		else
+			restore_next(step, vm, failed_node, why);
+		return;
+	case MOVE_IDLE:
+	case MOVE_RESUME:
+	case MOVE_RETURN:
+		return;
+	}
+}
+
+/* Proof: GONE for this epoch came from the owner, or the owner has another boot id. */
+void vm_died(struct step *step, struct vm *vm, const char *why)
+{
+	uint64_t now = step->cluster->now_ms;
+	bool asked = vm->state == VM_STARTING && vm->task;
+	uint32_t was_on = vm->owner;
+	char text[REASON_BYTES];
+
+	task_end(step, vm, TASK_FAILED, "%s", why);
+	if (asked || vm->want == WANT_OFF) {
+		/* Somebody waits for the answer: say it, rather than try again behind his back. */
+		vm->want = WANT_OFF;
+		vm_went_off(step, vm, why);
+		return;
+	}
+	if (vm->deaths_ms + DEATHS_PERIOD_MS < now || !vm->deaths) {
+		vm->deaths = 0;
+		vm->deaths_ms = now;
+	}
+	vm->deaths++;
+	vm->want = WANT_ON;
+	vm_went_off(step, vm, why);
+	if (vm->deaths > DEATHS_MAX) {
+		vm->want = WANT_OFF;
+		vm_go(step, vm, VM_FAILED, MOVE_IDLE, "%u deaths within %d minutes, the last: %s", vm->deaths,
+			DEATHS_PERIOD_MS / 60000, why);
+		return;
+	}
+	uint32_t node = place_choose(step->cluster, vm, was_on, 0, text);
+	if (node)
+		vm_start_on(step, vm, node, why);
+	else
+		vm_go(step, vm, VM_OFF, MOVE_IDLE, "waits for room: %s", text);
+}
+
+void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
+{
+	if (vm->phase == MOVE_LOAD) {
+		/* Sealed: the log proves that the owner's copy does not run. The target goes on, or another node takes over. */
+		if (vm->target && !node_usable(step->cluster, vm->target))
+			restore_next(step, vm, 0, why);
+		return;
+	}
+	if (vm->state == VM_RESTORING && vm->phase != MOVE_RESUME)
+		return; /* no owner yet */
+	task_end(step, vm, TASK_FAILED, "%s", why);
+	vm->target = 0;
+	if (vm->state == VM_SAVING)
+		vm->want = WANT_ON;
+	vm_go(step, vm, VM_BLOCKED, MOVE_IDLE, "%s and may still run it: no proof that its copy is dead", why);
+}
+
+void vm_target_lost(struct step *step, struct vm *vm, const char *why)
+{
+	if (vm->phase == MOVE_PREPARE || vm->phase == MOVE_WAIT || vm->phase == MOVE_COPY || vm->phase == MOVE_LOAD)
+		vm_move_failed(step, vm, vm->target, why);
+}
+
+void vm_place_waiting(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	char text[REASON_BYTES];
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		struct vm *vm = &cluster->vms[i];
+		if (!vm->def.uuid[0] || vm->want != WANT_ON || (vm->state != VM_OFF && vm->state != VM_SAVED))
+			continue;
+		uint32_t node = place_choose(cluster, vm, 0, 0, text);
+		vm->tried = 0;
+		if (node && vm->state == VM_SAVED)
+			vm_restore_on(step, vm, node, "it should run, and there is a node for it again");
+		else if (node)
+			vm_start_on(step, vm, node, "it should run, and there is room for it again");
+	}
+}
