@@ -72,6 +72,10 @@ void engine_get_status(const struct engine *engine, struct engine_status *status
  * (no quorum). It waits at most ENGINE_REPLY_MS; then ERR_TIMEOUT, and the outcome is unknown until looked up. */
 enum { ENGINE_REPLY_MS = 15000 };
 void engine_submit(struct engine *engine, const struct event *event, engine_reply_fn *reply, void *ctx);
+/* A dry run: what the core would answer to this request now, by feeding it to a copy of the committed cluster. Nothing
+ * is sent, and what only the target's machine knows is not asked. */
+void engine_try(struct engine *engine, const struct event *event, struct engine_reply *reply);
+
 /* The caller goes away: its reply is not called any more. */
 void engine_forget(struct engine *engine, void *ctx);
 

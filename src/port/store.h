@@ -32,6 +32,8 @@ struct store_snapshot {
 
 struct store_callbacks {
 	void *ctx;
+	/* Speaks of the log as the caller has made it by now: an entry that was truncated, or replaced by an install, since
+	 * it was queued does not count, also where its write ended well. */
 	void (*durable)(void *ctx, uint64_t index);
 	void (*failed)(void *ctx, const struct err *err);
 };

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+struct engine *engine_new(const struct engine_config *config)
+{
+	struct engine *engine = calloc(1, sizeof(*engine));
+
+	assert(engine);
+	engine->config = *config;
+	if (!engine->config.snapshot_every)
+		engine->config.snapshot_every = SNAPSHOT_EVERY;
+	if (!engine->config.disk_limit_ms)
+		engine->config.disk_limit_ms = DISK_LIMIT_MS;
+	/* Large tables of which few pages are ever touched. */
+	engine->cluster = calloc(1, sizeof(*engine->cluster));
+	engine->outcome = calloc(1, sizeof(*engine->outcome));
+	engine->locals = calloc(VMS_MAX, sizeof(*engine->locals));
+	engine->history = calloc(HISTORY_MAX, sizeof(*engine->history));
+	engine->progress = calloc(PROGRESS_MAX, sizeof(*engine->progress));
+	assert(engine->cluster && engine->outcome && engine->locals && engine->history && engine->progress);
+	core_init(engine->cluster, config->cluster_uuid);
+	return engine;
+}
+
+static void on_down(void *ctx, const struct err *err)
+{
+	struct engine *engine = ctx;
+
+	engine->in_group = false;
+	sync_out(engine, err->text);
+}
+
+static void on_deliver(void *ctx, uint32_t from, const uint8_t *bytes, size_t size)
+{
+	struct engine *engine = ctx;
+	struct message message;
+	const uint8_t *payload;
+	struct err err;
+
+	if (message_parse(bytes, size, &message, &payload, &err) < 0 || message.protocol < MESSAGE_PROTOCOL ||
+		strcmp(message.cluster_uuid, engine->config.cluster_uuid) != 0 || from < 1 || from > NODES_MAX ||
+		!(engine->view.members & node_bit(from))) {
+		engine->dropped++;
+		return;
+	}
+	switch (message.kind) {
+	case MESSAGE_NONE:
+		engine->dropped++;
+		return;
+	case MESSAGE_BEGIN:
+	case MESSAGE_STATE:
+	case MESSAGE_SNAPSHOT:
+	case MESSAGE_ENTRY:
+	case MESSAGE_END:
+		sync_on_message(engine, from, &message, payload);
+		return;
+	case MESSAGE_EVENT:
+		log_on_event(engine, from, &message, payload);
+		return;
+	case MESSAGE_ACK:
+		log_on_ack(engine, from, &message);
+		return;
+	case MESSAGE_PROGRESS:
+		service_on_progress(engine, from, payload, (size_t)message.payload_size);
+		return;
+	}
+}
+
+struct group_callbacks engine_group_callbacks(struct engine *engine)
+{
+	return (struct group_callbacks){
+		.ctx = engine, .view = sync_on_view, .deliver = on_deliver, .down = on_down};
+}
+
+struct store_callbacks engine_store_callbacks(struct engine *engine)
+{
+	return (struct store_callbacks){.ctx = engine, .durable = log_on_durable, .failed = log_on_failed};
+}
+
+struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine)
+{
+	return (struct hv_callbacks){.ctx = engine, .event = reconcile_on_hypervisor};
+}
+
+int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err)
+{
+	engine->ports = *ports;
+	if (log_load(engine, err) < 0)
+		return -1;
+	engine->started = true;
+	snprintf(engine->out_reason, sizeof(engine->out_reason), "waiting for the first view");
+	reconcile_look_again(engine);
+	group_join(ports->group);
+	return 0;
+}
+
+void engine_free(struct engine *engine)
+{
+	if (!engine)
+		return;
+	if (engine->started) {
+		reconcile_fini(engine);
+		loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
+	}
+	service_fini(engine);
+	entries_clear(&engine->tail);
+	entries_clear(&engine->incoming);
+	free(engine->tail.items);
+	free(engine->incoming.items);
+	free(engine->snapshot);
+	free(engine->cluster);
+	free(engine->outcome);
+	free(engine->locals);
+	free(engine->history);
+	free(engine->progress);
+	free(engine);
+}
+
+void engine_trace(struct engine *engine, const char *format, ...)
+{
+	char line[640];
+	va_list args;
+
+	if (!engine->config.trace)
+		return;
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	engine->config.trace(engine->config.trace_ctx, line);
+}
+
+int engine_send(struct engine *engine, struct message *message, const void *payload)
+{
+	uint8_t bytes[MESSAGE_BYTES_MAX];
+	struct err err;
+
+	message->protocol = MESSAGE_PROTOCOL;
+	memcpy(message->cluster_uuid, engine->config.cluster_uuid, sizeof(message->cluster_uuid));
+	size_t size = message_write(message, payload, bytes, sizeof(bytes));
+	assert(size <= sizeof(bytes));
+	return group_send(engine->ports.group, bytes, size, &err);
+}
+
+/* The cluster's own time: that of the last event plus what has passed here since. A node whose wall clock is wrong so
+ * stamps its events like the others; wall time is followed where it is near. */
+uint64_t engine_cluster_ms(struct engine *engine)
+{
+	enum { NEAR_MS = 60 * 1000 };
+	uint64_t wall = loop_wall_ms(engine->ports.loop);
+	uint64_t base = engine->cluster->now_ms;
+
+	if (!base)
+		return wall;
+	uint64_t estimate = base + (loop_now_ms(engine->ports.loop) - engine->applied_at_ms);
+	bool near = wall >= base && wall < estimate + NEAR_MS && estimate < wall + NEAR_MS;
+	return near ? wall : estimate;
+}
+
+uint32_t engine_lowest(const struct engine *engine)
+{
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (engine->view.members & node_bit(id))
+			return id;
+	return 0;
+}
+
+/* This machine may be touched: the log is current, and it speaks of this boot of this node. */
+bool engine_acts(const struct engine *engine)
+{
+	const struct node *node = cluster_node(engine->cluster, engine->ports.group->node);
+
+	return engine->sync == SYNC_DONE && node->state == NODE_ONLINE &&
+	       !strcmp(node->facts.boot_id, engine->config.boot_id);
+}
+
+uint64_t engine_committed(const struct engine *engine)
+{
+	return engine->cluster->index;
+}

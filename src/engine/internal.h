@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Shared among the files of the engine; nobody else includes it. */
+#pragma once
+
+#include "core/core.h"
+#include "engine/engine.h"
+#include "engine/message.h"
+
+enum {
+	SNAPSHOT_EVERY = 1000,
+	DISK_LIMIT_MS = 5000,
+	REPORT_AGAIN_MS = 2000, /* a report that the log does not show after this time is sent again */
+	SEND_AGAIN_MS = 5,
+	LOOK_MS = 1000,	      /* the periodic look at everything that a lost message could have left undone */
+	SYNC_AGAIN_MS = 4000, /* a sync that stands still is begun again */
+	REJOIN_MS = 3000,
+	WATCHERS_MAX = 80,
+	HISTORY_MAX = 2048,
+	PROGRESS_MAX = 256,
+	MESSAGE_BYTES_MAX = MESSAGE_CHUNK_BYTES + 1024,
+	EVENT_BYTES_MAX = 16 * 1024,
+};
+_Static_assert((int)MESSAGE_BYTES_MAX <= (int)GROUP_MESSAGE_MAX, "a message must fit the group's limit");
+
+enum sync_state {
+	SYNC_OUT,      /* no quorate view */
+	SYNC_BEGIN,    /* view is there; waiting for the lowest member to begin */
+	SYNC_COLLECT,  /* waiting for every member's STATE */
+	SYNC_TRANSFER, /* taking, or giving, what the best member has */
+	SYNC_COMMIT,   /* all have the same log; the view's first event is being made durable */
+	SYNC_DONE,     /* this node acts */
+};
+
+struct entry {
+	uint64_t index;
+	uint64_t term;
+	uint8_t *bytes;
+	size_t size;
+};
+
+/* Entries in order, contiguous. */
+struct entries {
+	struct entry *items;
+	size_t count;
+	size_t capacity;
+};
+
+struct peer {
+	bool told; /* its STATE of this sync is here */
+	uint64_t term;
+	uint64_t index;
+	uint64_t applied;
+	uint64_t digest;
+	uint64_t acked; /* durable there, of this term */
+};
+
+struct pending {
+	struct pending *next;
+	uint64_t seq;
+	uint8_t *bytes; /* the encoded event; sent again after a view change */
+	size_t size;
+	bool sent;
+	engine_reply_fn *reply;
+	void *ctx;
+	struct loop_timer *timer;
+	struct engine *engine;
+};
+
+/* What this node saw of its own copy of one VM, beside what the hypervisor can tell again. By slot in cluster.vms. */
+struct local {
+	char uuid[UUID_BYTES]; /* of the VM that the rest is about; another one: forget it */
+	uint64_t failed_task;  /* the step of this task (or the start of this epoch) failed; */
+	uint64_t failed_epoch;
+	enum move_phase failed_phase;
+	char failed_text[REASON_BYTES];
+	uint64_t gone_epoch;
+	enum gone_cause gone_cause;
+	char gone_text[REASON_BYTES];
+	uint64_t resumed_epoch;
+	uint64_t resumed_task;
+	bool filling; /* the load under way is by post-copy */
+	struct move_figures figures;
+	/* The report that was sent last, so that it is not sent at every look. */
+	enum event_kind report_kind;
+	uint64_t report_epoch;
+	uint64_t report_task;
+	uint64_t report_ms;
+	uint64_t report_term;
+	uint64_t purged_index; /* changed_index + 1 for which states were purged */
+	uint64_t purged_kept;
+	bool dirty;
+};
+
+struct engine {
+	struct engine_config config;
+	struct engine_ports ports;
+	bool started;
+
+	/* The committed state, and the clock that it was stamped with. */
+	struct cluster *cluster;
+	struct core_outcome *outcome;
+	uint64_t applied_at_ms; /* loop time of the last event */
+	uint64_t snapshot_index;
+
+	/* The log behind the applied state: received, perhaps durable, not committed. */
+	struct entries tail;
+	uint64_t last_term; /* of the last entry, also when the tail is empty */
+	uint64_t durable;
+	uint64_t flush_since_ms; /* something waits for the disk since; 0: nothing does */
+
+	/* The view and its sync. */
+	struct group_view view;
+	bool in_group;
+	enum sync_state sync;
+	uint64_t nonce;
+	uint64_t nonce_count;
+	uint64_t term;
+	uint64_t first_index; /* of this term: only from here on are acknowledgements counted (see log.c) */
+	bool first_sent;
+	uint32_t best;
+	struct peer peers[NODES_MAX];
+	struct entries incoming;
+	uint8_t *snapshot; /* being received or sent */
+	size_t snapshot_size;
+	size_t snapshot_at;
+	uint64_t snapshot_from_index;
+	uint64_t snapshot_term;
+	uint64_t snapshot_digest;
+	size_t transfer_entry;
+	struct loop_timer *transfer_timer;
+	uint64_t sync_since_ms; /* of the last step of the sync, to begin again when a message got lost */
+	uint64_t rejoin_ms;	/* left the group by itself; comes back at this time */
+	char out_reason[REASON_BYTES];
+
+	/* Requests and reports. */
+	uint64_t seq;
+	struct pending *pending;
+	struct local *locals;
+	uint64_t facts_sent_ms;
+	struct loop_timer *tick_timer;
+	struct loop_timer *look_timer;
+
+	/* Those who look on. */
+	const struct engine_watcher *watchers[WATCHERS_MAX];
+	struct engine_history *history;
+	uint64_t history_count;
+	char event_vm[NAME_BYTES]; /* the VM that the event being applied names: a delete leaves no other trace of it */
+	struct engine_progress *progress;
+	uint64_t dropped; /* messages that were not understood, or not meant for us */
+};
+
+/* engine.c */
+void engine_trace(struct engine *engine, const char *format, ...) PRINTF_LIKE(2, 3);
+int engine_send(struct engine *engine, struct message *message, const void *payload);
+uint64_t engine_cluster_ms(struct engine *engine);
+uint32_t engine_lowest(const struct engine *engine);
+bool engine_acts(const struct engine *engine);
+void engine_status_changed(struct engine *engine);
+
+/* log.c */
+void entries_push(struct entries *entries, uint64_t index, uint64_t term, const uint8_t *bytes, size_t size);
+void entries_clear(struct entries *entries);
+void entries_drop_first(struct entries *entries, size_t count);
+void entries_drop_above(struct entries *entries, uint64_t index);
+uint64_t log_last_index(const struct engine *engine);
+void log_append(struct engine *engine, uint64_t index, uint64_t term, const uint8_t *bytes, size_t size);
+void log_flush(struct engine *engine);
+void log_on_event(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload);
+void log_on_ack(struct engine *engine, uint32_t from, const struct message *message);
+void log_on_durable(void *ctx, uint64_t index);
+void log_on_failed(void *ctx, const struct err *err);
+void log_commit(struct engine *engine);
+void log_ack(struct engine *engine);
+int log_load(struct engine *engine, struct err *err);
+
+/* sync.c */
+void sync_on_view(void *ctx, const struct group_view *view);
+void sync_on_message(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload);
+void sync_out(struct engine *engine, const char *why);
+void sync_done(struct engine *engine);
+void sync_leave(struct engine *engine, const char *why);
+void sync_look(struct engine *engine);
+void sync_send_event(struct engine *engine, struct event *event);
+
+/* reconcile.c */
+void reconcile_dirty(struct engine *engine, uint32_t vm);
+void reconcile_run(struct engine *engine);
+void reconcile_look_again(struct engine *engine);
+void reconcile_on_hypervisor(void *ctx, const struct hv_event *event);
+void reconcile_tick(struct engine *engine);
+void reconcile_fini(struct engine *engine);
+
+/* service.c */
+void service_applied(struct engine *engine, const struct event *event);
+void service_send_pending(struct engine *engine);
+void service_view_lost(struct engine *engine);
+void service_on_progress(struct engine *engine, uint32_t from, const uint8_t *payload, size_t size);
+void service_gossip(struct engine *engine, const struct hv_event *event);
+void service_fini(struct engine *engine);

@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Duties against what runs: for each VM, look at the machine, and do the one next thing that brings it nearer to what
+ * the core says. Level-triggered: nothing here depends on having seen an event, so a restart of the daemon, a lost
+ * report and a repeated one all come to the same end. A report is sent until the log shows it. */
+#include "engine/internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+struct look {
+	struct engine *engine;
+	uint32_t vm;
+	const struct vm *record;
+	struct local *local;
+	struct duty duty;
+	struct hv_info info;
+};
+
+static struct local *local_of(struct engine *engine, uint32_t vm)
+{
+	struct local *local = &engine->locals[vm];
+	const char *uuid = engine->cluster->vms[vm].def.uuid;
+
+	if (uuid[0] && strcmp(local->uuid, uuid) != 0) {
+		bool dirty = local->dirty;
+		memset(local, 0, sizeof(*local));
+		local->dirty = dirty;
+		memcpy(local->uuid, uuid, sizeof(local->uuid));
+	}
+	return local;
+}
+
+void reconcile_dirty(struct engine *engine, uint32_t vm)
+{
+	engine->locals[vm].dirty = true;
+}
+
+static void report(const struct look *look, struct event *event)
+{
+	struct engine *engine = look->engine;
+	struct local *local = look->local;
+	uint64_t now = loop_now_ms(engine->ports.loop);
+	bool same = local->report_kind == event->kind && local->report_epoch == event->epoch &&
+		    local->report_task == event->task && local->report_term == engine->term;
+
+	if (same && now < local->report_ms + REPORT_AGAIN_MS)
+		return;
+	local->report_kind = event->kind;
+	local->report_epoch = event->epoch;
+	local->report_task = event->task;
+	local->report_term = engine->term;
+	local->report_ms = now;
+	memcpy(event->vm, look->record->def.uuid, sizeof(event->vm));
+	event->figures = local->figures;
+	sync_send_event(engine, event);
+}
+
+static void report_simple(const struct look *look, enum event_kind kind)
+{
+	struct event event = {.kind = kind, .epoch = look->duty.epoch, .task = look->duty.task};
+
+	event.filling = look->local->filling;
+	report(look, &event);
+}
+
+/* The copy of this epoch is not there any more, or never came to be. */
+static void report_gone(const struct look *look, enum gone_cause otherwise)
+{
+	const struct local *local = look->local;
+	struct event event = {.kind = EVENT_GONE, .epoch = look->duty.epoch, .cause = otherwise};
+	const char *text = "no such process was found";
+
+	if (local->gone_epoch == look->duty.epoch) {
+		event.cause = local->gone_cause;
+		text = local->gone_text;
+	} else if (local->failed_epoch == look->duty.epoch && !local->failed_task) {
+		text = local->failed_text;
+	}
+	snprintf(event.text, sizeof(event.text), "%s", text);
+	report(look, &event);
+}
+
+static void report_failed(const struct look *look, const char *text)
+{
+	struct event event = {.kind = EVENT_STEP_FAILED, .epoch = look->duty.epoch, .task = look->duty.task};
+
+	snprintf(event.text, sizeof(event.text), "%s", text);
+	report(look, &event);
+}
+
+/* The step of this task was tried here and did not work: it is not tried again under the same task. */
+static bool has_failed(const struct look *look)
+{
+	return look->duty.task && look->local->failed_task == look->duty.task &&
+	       look->local->failed_phase == look->record->phase;
+}
+
+static void end_copy(const struct look *look)
+{
+	if (look->info.state != HV_ABSENT && look->info.state != HV_STOPPING)
+		look->engine->ports.hypervisor->ops->kill(look->engine->ports.hypervisor, look->record->def.uuid);
+}
+
+static void do_start(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
+	if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch)
+		report_simple(look, EVENT_STARTED);
+	else if (look->info.state == HV_STARTING && look->info.epoch == look->duty.epoch)
+		return;
+	else if (look->info.state != HV_ABSENT)
+		end_copy(look);
+	else if (look->local->failed_epoch == look->duty.epoch || look->local->gone_epoch == look->duty.epoch)
+		report_gone(look, GONE_DIED);
+	else
+		hv->ops->start(hv, &look->record->def, look->duty.epoch);
+}
+
+static void do_run(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+	const struct duty *duty = &look->duty;
+	/* RESUME lets run what was loaded; RETURN what was being copied. */
+	uint64_t task = look->record->phase == MOVE_RESUME ? duty->state_task : duty->task;
+	bool resumed = look->local->resumed_epoch == duty->epoch && look->local->resumed_task == task;
+
+	switch (look->info.state) {
+	case HV_ABSENT:
+		report_gone(look, GONE_DIED);
+		return;
+	case HV_RUNNING:
+		if (look->info.epoch != duty->epoch)
+			end_copy(look);
+		else if (duty->report_resumed && !resumed)
+			hv->ops->run(hv, look->record->def.uuid, task, duty->epoch);
+		else if (duty->report_resumed)
+			report_simple(look, EVENT_RESUMED);
+		else if (duty->filling && !look->info.filling)
+			report_simple(look, EVENT_FILLED);
+		return;
+	case HV_COPYING:
+	case HV_SEALED:
+		if (look->info.epoch != duty->epoch)
+			end_copy(look);
+		else
+			hv->ops->run(hv, look->record->def.uuid, task, duty->epoch);
+		return;
+	case HV_LOADED:
+		if (look->info.task != duty->state_task)
+			end_copy(look);
+		else
+			hv->ops->run(hv, look->record->def.uuid, duty->state_task, duty->epoch);
+		return;
+	case HV_PREPARING:
+	case HV_STANDBY:
+	case HV_LOADING:
+		end_copy(look);
+		return;
+	case HV_STARTING:
+	case HV_STOPPING:
+		return;
+	}
+}
+
+static void do_shutdown(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
+	if (look->info.state == HV_ABSENT)
+		report_gone(look, GONE_GUEST_SHUTDOWN);
+	else if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch && !look->info.shutdown_asked)
+		hv->ops->shutdown(hv, look->record->def.uuid);
+}
+
+static void do_stop(const struct look *look)
+{
+	if (look->info.state == HV_ABSENT)
+		report_gone(look, GONE_STOPPED);
+	else
+		end_copy(look);
+}
+
+static void do_standby(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
+	if (look->info.state == HV_STANDBY && look->info.task == look->duty.task) {
+		if (look->record->phase == MOVE_PREPARE)
+			report_simple(look, EVENT_PREPARED);
+		return;
+	}
+	if (look->info.state == HV_PREPARING && look->info.task == look->duty.task)
+		return;
+	if (look->info.state != HV_ABSENT)
+		end_copy(look);
+	else if (look->duty.task && look->local->failed_task == look->duty.task)
+		report_failed(look, look->local->failed_text);
+	else
+		hv->ops->standby(hv, &look->record->def, look->duty.task);
+}
+
+static void do_copy(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
+	if (look->info.state == HV_ABSENT) {
+		report_gone(look, GONE_DIED);
+	} else if (has_failed(look)) {
+		report_failed(look, look->local->failed_text);
+	} else if (look->info.state == HV_SEALED && look->info.task == look->duty.task) {
+		report_simple(look, EVENT_SEALED);
+	} else if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch) {
+		if (!look->info.filling)
+			hv->ops->copy(hv, &look->record->def, look->duty.task, look->duty.epoch);
+	} else if (look->info.state != HV_STOPPING && look->info.state != HV_STARTING &&
+		   !(look->info.state == HV_COPYING && look->info.task == look->duty.task)) {
+		report_failed(look, "the copy on the source is not in a state that can be saved");
+	}
+}
+
+static void do_load(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+	struct hv_saved saved = {.task = look->duty.state_task,
+		.epoch = look->duty.state_epoch,
+		.verify_all = look->record->state == VM_RESTORING};
+
+	if (look->info.state == HV_LOADED && look->info.task == look->duty.task)
+		report_simple(look, EVENT_LOADED);
+	else if (has_failed(look))
+		report_failed(look, look->local->failed_text);
+	else if (look->info.state == HV_STANDBY && look->info.task == look->duty.task)
+		hv->ops->load(hv, &look->record->def, look->duty.task, &saved);
+	else if (look->info.state == HV_LOADING && look->info.task == look->duty.task)
+		return;
+	else if (look->info.state == HV_ABSENT)
+		report_failed(look, look->local->failed_task == look->duty.task ? look->local->failed_text
+									      : "the QEMU that stood by is gone");
+	else
+		end_copy(look);
+}
+
+static void look_at(struct engine *engine, uint32_t vm)
+{
+	struct look look = {.engine = engine, .vm = vm, .record = &engine->cluster->vms[vm]};
+
+	if (!look.record->def.uuid[0])
+		return;
+	look.local = local_of(engine, vm);
+	look.duty = core_duty(engine->cluster, vm, engine->ports.group->node);
+	engine->ports.hypervisor->ops->inspect(engine->ports.hypervisor, look.record->def.uuid, &look.info);
+	switch (look.duty.kind) {
+	case DUTY_NONE:
+		end_copy(&look);
+		return;
+	case DUTY_HOLD:
+		return;
+	case DUTY_START:
+		do_start(&look);
+		return;
+	case DUTY_RUN:
+		do_run(&look);
+		return;
+	case DUTY_SHUTDOWN:
+		do_shutdown(&look);
+		return;
+	case DUTY_STOP:
+		do_stop(&look);
+		return;
+	case DUTY_STANDBY:
+		do_standby(&look);
+		return;
+	case DUTY_COPY:
+		do_copy(&look);
+		return;
+	case DUTY_LOAD:
+		do_load(&look);
+		return;
+	}
+}
+
+/* Saved states that the log no longer keeps. Only those of tasks up to the applied index: a younger one is being written
+ * by a step that this node may not have heard of. */
+static void purge(struct engine *engine, uint32_t vm)
+{
+	const struct vm *record = &engine->cluster->vms[vm];
+	struct hypervisor *hv = engine->ports.hypervisor;
+	struct local *local = &engine->locals[vm];
+	uint64_t kept = core_state_kept(engine->cluster, vm);
+
+	if (core_janitor(engine->cluster, vm) != engine->ports.group->node || record->phase != MOVE_IDLE)
+		return;
+	if (!record->def.uuid[0]) {
+		if (local->uuid[0])
+			hv->ops->purge(hv, local->uuid, 0, engine->cluster->index + 1);
+		local->uuid[0] = 0;
+	} else if (local->purged_index != record->changed_index + 1 || local->purged_kept != kept) {
+		local->purged_index = record->changed_index + 1;
+		local->purged_kept = kept;
+		hv->ops->purge(hv, record->def.uuid, kept, engine->cluster->index + 1);
+	}
+}
+
+void reconcile_run(struct engine *engine)
+{
+	if (!engine_acts(engine))
+		return;
+	for (uint32_t i = 0; i < engine->cluster->vm_count; i++) {
+		if (!engine->locals[i].dirty)
+			continue;
+		engine->locals[i].dirty = false;
+		look_at(engine, i);
+		purge(engine, i);
+	}
+}
+
+struct unknown {
+	const struct cluster *cluster;
+	uint32_t count;
+	char uuids[16][UUID_BYTES];
+};
+
+static void find_unknown(void *ctx, const char *vm, const struct hv_info *info)
+{
+	struct unknown *unknown = ctx;
+
+	if (info->state != HV_STOPPING && unknown->count < ARRAY_SIZE(unknown->uuids) &&
+		!cluster_vm_find(unknown->cluster, vm))
+		snprintf(unknown->uuids[unknown->count++], UUID_BYTES, "%s", vm);
+}
+
+/* Copies of VMs that the cluster does not have: deleted while this node was away. They may not run on. */
+static void end_unknown(struct engine *engine)
+{
+	struct hypervisor *hv = engine->ports.hypervisor;
+	struct unknown unknown = {.cluster = engine->cluster};
+
+	hv->ops->each(hv, find_unknown, &unknown);
+	for (uint32_t i = 0; i < unknown.count; i++)
+		hv->ops->kill(hv, unknown.uuids[i]);
+}
+
+/* The node's own facts, until the log shows them. */
+static void report_facts(struct engine *engine)
+{
+	const struct node *node = cluster_node(engine->cluster, engine->ports.group->node);
+	uint64_t now = loop_now_ms(engine->ports.loop);
+	struct event *event;
+	struct err err;
+
+	if (engine->sync != SYNC_DONE || (engine->facts_sent_ms && now < engine->facts_sent_ms + REPORT_AGAIN_MS))
+		return;
+	engine->facts_sent_ms = now;
+	struct node_facts facts = {.protocol = MESSAGE_PROTOCOL};
+	if (engine->ports.hypervisor->ops->facts(engine->ports.hypervisor, &facts, &err) < 0) {
+		engine_trace(engine, "facts: %s", err.text);
+		return;
+	}
+	memcpy(facts.name, engine->config.node_name, sizeof(facts.name));
+	memcpy(facts.boot_id, engine->config.boot_id, sizeof(facts.boot_id));
+	if (node->state == NODE_ONLINE && schema_equal(&node_facts_schema, &facts, &node->facts))
+		return;
+	event = calloc(1, sizeof(*event));
+	assert(event);
+	event->kind = EVENT_NODE_REPORT;
+	event->facts = facts;
+	sync_send_event(engine, event);
+	free(event);
+}
+
+static void on_tick(void *ctx)
+{
+	struct engine *engine = ctx;
+	struct event event = {.kind = EVENT_TICK};
+
+	engine->tick_timer = NULL;
+	if (engine->sync == SYNC_DONE && engine_lowest(engine) == engine->ports.group->node)
+		sync_send_event(engine, &event);
+}
+
+/* The lowest member tells the time when something is due (design §3). A tick that gets lost is sent by the next look. */
+void reconcile_tick(struct engine *engine)
+{
+	uint64_t due = core_deadline_ms(engine->cluster);
+	uint64_t now = engine_cluster_ms(engine);
+
+	loop_timer_cancel(engine->ports.loop, engine->tick_timer);
+	engine->tick_timer = NULL;
+	if (due && engine->sync == SYNC_DONE && engine_lowest(engine) == engine->ports.group->node)
+		engine->tick_timer = loop_timer_set(engine->ports.loop, due > now ? due - now : 0, on_tick, engine);
+}
+
+static void look_again(void *ctx)
+{
+	struct engine *engine = ctx;
+
+	engine->look_timer = NULL;
+	sync_look(engine);
+	if (engine->sync == SYNC_DONE) {
+		report_facts(engine);
+		log_ack(engine);
+		if (!engine->tick_timer)
+			reconcile_tick(engine);
+	}
+	if (engine_acts(engine)) {
+		end_unknown(engine);
+		for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
+			if (core_duty(engine->cluster, i, engine->ports.group->node).kind != DUTY_NONE)
+				engine->locals[i].dirty = true;
+		reconcile_run(engine);
+	}
+	reconcile_look_again(engine);
+}
+
+void reconcile_look_again(struct engine *engine)
+{
+	engine->look_timer = loop_timer_set(engine->ports.loop, LOOK_MS, look_again, engine);
+}
+
+void reconcile_fini(struct engine *engine)
+{
+	loop_timer_cancel(engine->ports.loop, engine->tick_timer);
+	loop_timer_cancel(engine->ports.loop, engine->look_timer);
+}
+
+static void keep_failure(struct engine *engine, uint32_t vm, struct local *local, const struct hv_event *event)
+{
+	local->failed_task = event->task;
+	local->failed_epoch = event->task ? 0 : event->epoch;
+	local->failed_phase = engine->cluster->vms[vm].phase;
+	snprintf(local->failed_text, sizeof(local->failed_text), "%.200s", event->err.text);
+}
+
+void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
+{
+	struct engine *engine = ctx;
+	const struct vm *record = cluster_vm_find(engine->cluster, event->vm);
+
+	if (event->kind == HV_EVENT_PROGRESS) {
+		service_gossip(engine, event);
+		return;
+	}
+	engine_trace(engine, "hypervisor: %s event %d task %llu epoch %llu %s", event->vm, (int)event->kind,
+		(unsigned long long)event->task, (unsigned long long)event->epoch,
+		event->kind == HV_EVENT_FAILED || event->kind == HV_EVENT_GONE ? event->err.text : "");
+	if (!record)
+		return;
+	uint32_t vm = (uint32_t)(record - engine->cluster->vms);
+	struct local *local = local_of(engine, vm);
+	local->figures = event->figures;
+	switch (event->kind) {
+	case HV_EVENT_STARTED:
+	case HV_EVENT_PREPARED:
+	case HV_EVENT_SEALED:
+	case HV_EVENT_FILLED:
+	case HV_EVENT_PROGRESS:
+		break;
+	case HV_EVENT_LOADED:
+		local->filling = event->filling;
+		break;
+	case HV_EVENT_RESUMED:
+		local->resumed_epoch = event->epoch;
+		local->resumed_task = event->task;
+		break;
+	case HV_EVENT_FAILED:
+		keep_failure(engine, vm, local, event);
+		break;
+	case HV_EVENT_GONE:
+		local->gone_epoch = event->epoch;
+		local->gone_cause = event->cause;
+		snprintf(local->gone_text, sizeof(local->gone_text), "%.200s",
+			event->err.text[0] ? event->err.text : gone_cause_name((int)event->cause));
+		break;
+	}
+	reconcile_dirty(engine, vm);
+	reconcile_run(engine);
+}

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Requests and their replies, watchers, history and progress: the engine as the API sees it. */
+#include "engine/internal.h"
+#include "engine/service.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const struct field progress_fields[] = {
+	SCHEMA_TEXT(1, engine_progress, vm),
+	SCHEMA_U64(2, engine_progress, task),
+	SCHEMA_U32(3, engine_progress, node),
+	SCHEMA_U32(4, engine_progress, percent),
+	SCHEMA_U64(5, engine_progress, updated_ms),
+	SCHEMA_RECORD(6, engine_progress, figures, &move_figures_schema),
+	SCHEMA_TEXT(7, engine_progress, note),
+};
+SCHEMA_DEFINE(engine_progress_schema, engine_progress, progress_fields);
+
+static const struct field history_fields[] = {
+	SCHEMA_U64(1, engine_history, index),
+	SCHEMA_U64(2, engine_history, now_ms),
+	SCHEMA_ENUM(3, engine_history, kind, event_kind_name, EVENT_KIND_COUNT),
+	SCHEMA_U32(4, engine_history, node),
+	SCHEMA_TEXT(5, engine_history, by),
+	SCHEMA_TEXT(6, engine_history, vm),
+	SCHEMA_TEXT(7, engine_history, text),
+};
+SCHEMA_DEFINE(engine_history_schema, engine_history, history_fields);
+
+const struct cluster *engine_cluster(const struct engine *engine)
+{
+	return engine->cluster;
+}
+
+void engine_get_status(const struct engine *engine, struct engine_status *status)
+{
+	*status = (struct engine_status){
+		.in_group = engine->in_group,
+		.quorate = engine->view.quorate,
+		.synced = engine->sync == SYNC_DONE,
+		.node = engine->ports.group->node,
+		.members = engine->view.members,
+		.term = engine->term,
+		.index = engine->cluster->index,
+		.log_index = log_last_index(engine),
+	};
+	memcpy(status->node_name, engine->config.node_name, sizeof(status->node_name));
+	memcpy(status->reason, engine->out_reason, sizeof(status->reason));
+}
+
+/* Watchers. */
+
+void engine_watch(struct engine *engine, const struct engine_watcher *watcher)
+{
+	for (int i = 0; i < WATCHERS_MAX; i++) {
+		if (!engine->watchers[i]) {
+			engine->watchers[i] = watcher;
+			return;
+		}
+	}
+	assert(!"more watchers than clients");
+}
+
+void engine_unwatch(struct engine *engine, const struct engine_watcher *watcher)
+{
+	for (int i = 0; i < WATCHERS_MAX; i++)
+		if (engine->watchers[i] == watcher)
+			engine->watchers[i] = NULL;
+}
+
+void engine_status_changed(struct engine *engine)
+{
+	for (int i = 0; i < WATCHERS_MAX; i++)
+		if (engine->watchers[i] && engine->watchers[i]->status)
+			engine->watchers[i]->status(engine->watchers[i]->ctx);
+}
+
+static void tell_changed(struct engine *engine, int vm, uint64_t nodes, uint64_t task)
+{
+	for (int i = 0; i < WATCHERS_MAX; i++)
+		if (engine->watchers[i] && engine->watchers[i]->changed)
+			engine->watchers[i]->changed(engine->watchers[i]->ctx, vm, nodes, task);
+}
+
+/* History: one line for each change that an event made, or for its refusal. */
+
+static void history_add(struct engine *engine, const struct event *event, const char *vm, const char *format, ...)
+	PRINTF_LIKE(4, 5);
+
+static void history_add(struct engine *engine, const struct event *event, const char *vm, const char *format, ...)
+{
+	struct engine_history *line = &engine->history[engine->history_count++ % HISTORY_MAX];
+	va_list args;
+
+	*line = (struct engine_history){
+		.index = engine->cluster->index,
+		.now_ms = engine->cluster->now_ms,
+		.kind = event->kind,
+		.node = event->node,
+	};
+	snprintf(line->by, sizeof(line->by), "%s", event->by);
+	snprintf(line->vm, sizeof(line->vm), "%s", vm);
+	va_start(args, format);
+	vsnprintf(line->text, sizeof(line->text), format, args);
+	va_end(args);
+	engine_trace(engine, "%s", line->text);
+	for (int i = 0; i < WATCHERS_MAX; i++)
+		if (engine->watchers[i] && engine->watchers[i]->history)
+			engine->watchers[i]->history(engine->watchers[i]->ctx, line);
+}
+
+static void history_vm(struct engine *engine, const struct event *event, const struct core_change *change)
+{
+	const struct vm *vm = &engine->cluster->vms[change->vm];
+	char phase[32] = "";
+
+	if (!vm->def.uuid[0]) {
+		history_add(engine, event, engine->event_vm, "%s: deleted, asked by %s", engine->event_vm, event->by);
+		return;
+	}
+	if (change->to_phase != MOVE_IDLE)
+		snprintf(phase, sizeof(phase), " (%s)", move_phase_name((int)change->to_phase));
+	if (change->from_state == change->to_state && change->from_phase == change->to_phase)
+		history_add(engine, event, vm->def.name, "%s: %s%s, %s", vm->def.name,
+			vm_state_name((int)change->to_state), phase,
+			event->kind == EVENT_FILLED ? "all pages are in" : vm->reason);
+	else
+		history_add(engine, event, vm->def.name, "%s: %s -> %s%s: %s", vm->def.name,
+			vm_state_name((int)change->from_state), vm_state_name((int)change->to_state), phase, vm->reason);
+}
+
+static void history_event(struct engine *engine, const struct event *event)
+{
+	const struct core_outcome *outcome = engine->outcome;
+
+	if (outcome->code != ERR_NONE) {
+		history_add(engine, event, engine->event_vm, "%s refused: %s", event_kind_name((int)event->kind), outcome->text);
+		return;
+	}
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (outcome->nodes_changed & node_bit(id))
+			history_add(engine, event, "", "%s: %s: %s", cluster_node_name(engine->cluster, id),
+				node_state_name((int)cluster_node(engine->cluster, id)->state),
+				cluster_node(engine->cluster, id)->reason);
+	for (uint32_t i = 0; i < outcome->change_count; i++)
+		history_vm(engine, event, &outcome->changes[i]);
+}
+
+void engine_history_each(const struct engine *engine, uint64_t after, uint32_t count,
+	void (*fn)(void *ctx, const struct engine_history *line), void *ctx)
+{
+	uint64_t have = engine->history_count < HISTORY_MAX ? engine->history_count : HISTORY_MAX;
+
+	for (uint64_t i = engine->history_count - have; i < engine->history_count && count; i++) {
+		const struct engine_history *line = &engine->history[i % HISTORY_MAX];
+		if (line->index <= after)
+			continue;
+		fn(ctx, line);
+		count--;
+	}
+}
+
+/* Requests. */
+
+static void pending_free(struct engine *engine, struct pending *pending)
+{
+	loop_timer_cancel(engine->ports.loop, pending->timer);
+	free(pending->bytes);
+	free(pending);
+}
+
+static void pending_reply(struct engine *engine, struct pending *pending, const struct engine_reply *reply)
+{
+	struct pending **at = &engine->pending;
+
+	while (*at != pending)
+		at = &(*at)->next;
+	*at = pending->next;
+	if (pending->reply)
+		pending->reply(pending->ctx, reply);
+	pending_free(engine, pending);
+}
+
+static void on_reply_late(void *ctx)
+{
+	struct pending *pending = ctx;
+	struct engine_reply reply = {.code = ERR_TIMEOUT};
+
+	pending->timer = NULL;
+	snprintf(reply.text, sizeof(reply.text),
+		"the cluster did not commit the request within %d s (%s); it may still take effect", ENGINE_REPLY_MS / 1000,
+		pending->engine->out_reason[0] ? pending->engine->out_reason : "no answer from a majority");
+	pending_reply(pending->engine, pending, &reply);
+}
+
+static void pending_send(struct engine *engine, struct pending *pending)
+{
+	struct message message = {.kind = MESSAGE_EVENT, .term = engine->term, .payload_size = pending->size};
+
+	pending->sent = engine_send(engine, &message, pending->bytes) == 0;
+}
+
+/* In the order of their numbers: the core takes a lower number than the last as a repetition. */
+void service_send_pending(struct engine *engine)
+{
+	for (struct pending *pending = engine->pending; pending; pending = pending->next) {
+		if (!pending->sent)
+			pending_send(engine, pending);
+		if (!pending->sent)
+			return;
+	}
+}
+
+void service_view_lost(struct engine *engine)
+{
+	for (struct pending *pending = engine->pending; pending; pending = pending->next)
+		pending->sent = false;
+}
+
+void engine_submit(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
+{
+	struct pending **at = &engine->pending;
+	bool waiting = false;
+
+	if (engine->sync == SYNC_OUT) {
+		struct engine_reply refused = {.code = ERR_NO_QUORUM};
+		snprintf(refused.text, sizeof(refused.text), "this node cannot change the cluster: %s", engine->out_reason);
+		reply(ctx, &refused);
+		return;
+	}
+	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
+	assert(event);
+	*event = *request;
+	event->node = engine->ports.group->node;
+	event->incarnation = engine->config.incarnation;
+	event->seq = ++engine->seq;
+	event->now_ms = engine_cluster_ms(engine);
+	memcpy(event->boot_id, engine->config.boot_id, sizeof(event->boot_id));
+
+	struct pending *pending = calloc(1, sizeof(*pending));
+	assert(pending);
+	pending->seq = event->seq;
+	pending->size = schema_encode(&event_schema, event, NULL, 0);
+	pending->bytes = malloc(pending->size);
+	assert(pending->bytes && pending->size <= EVENT_BYTES_MAX);
+	schema_encode(&event_schema, event, pending->bytes, pending->size);
+	pending->reply = reply;
+	pending->ctx = ctx;
+	pending->engine = engine;
+	pending->timer = loop_timer_set(engine->ports.loop, ENGINE_REPLY_MS, on_reply_late, pending);
+	for (; *at; at = &(*at)->next)
+		waiting |= !(*at)->sent;
+	*at = pending;
+	if (engine->sync == SYNC_DONE && !waiting)
+		pending_send(engine, pending);
+}
+
+void engine_forget(struct engine *engine, void *ctx)
+{
+	for (struct pending *pending = engine->pending; pending; pending = pending->next)
+		if (pending->ctx == ctx)
+			pending->reply = NULL;
+}
+
+void engine_try(struct engine *engine, const struct event *request, struct engine_reply *reply)
+{
+	CLEANUP_FREE struct cluster *cluster = calloc(1, sizeof(*cluster));
+	CLEANUP_FREE struct core_outcome *outcome = calloc(1, sizeof(*outcome));
+	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
+
+	assert(cluster && outcome && event);
+	*event = *request;
+	event->node = engine->ports.group->node;
+	event->now_ms = engine_cluster_ms(engine);
+	cluster_copy(cluster, engine->cluster);
+	core_step(cluster, event, outcome);
+	*reply = (struct engine_reply){.code = outcome->code};
+	snprintf(reply->text, sizeof(reply->text), "%s", outcome->text);
+}
+
+static void answer_own(struct engine *engine, const struct event *event)
+{
+	struct pending *pending = engine->pending;
+	struct engine_reply reply = {.code = engine->outcome->code,
+		.task = engine->outcome->task,
+		.index = engine->cluster->index};
+
+	if (event->node != engine->ports.group->node || event->incarnation != engine->config.incarnation || !event->seq)
+		return;
+	while (pending && pending->seq != event->seq)
+		pending = pending->next;
+	if (!pending)
+		return;
+	snprintf(reply.text, sizeof(reply.text), "%s", engine->outcome->text);
+	pending_reply(engine, pending, &reply);
+}
+
+void service_applied(struct engine *engine, const struct event *event)
+{
+	const struct core_outcome *outcome = engine->outcome;
+
+	history_event(engine, event);
+	for (uint32_t i = 0; i < outcome->change_count; i++)
+		if (!i || outcome->changes[i].vm != outcome->changes[i - 1].vm)
+			tell_changed(engine, (int)outcome->changes[i].vm, 0, outcome->task);
+	if (outcome->nodes_changed)
+		tell_changed(engine, -1, outcome->nodes_changed, 0);
+	answer_own(engine, event);
+}
+
+/* Progress: gossip beside the log, kept for whoever asks. */
+
+static void progress_keep(struct engine *engine, const struct engine_progress *progress)
+{
+	struct engine_progress *slot = &engine->progress[0];
+
+	for (int i = 0; i < PROGRESS_MAX; i++) {
+		struct engine_progress *other = &engine->progress[i];
+		if (!strcmp(other->vm, progress->vm)) {
+			slot = other;
+			break;
+		}
+		if (other->updated_ms < slot->updated_ms)
+			slot = other;
+	}
+	*slot = *progress;
+	for (int i = 0; i < WATCHERS_MAX; i++)
+		if (engine->watchers[i] && engine->watchers[i]->progress)
+			engine->watchers[i]->progress(engine->watchers[i]->ctx, slot);
+}
+
+void service_on_progress(struct engine *engine, uint32_t from, const uint8_t *payload, size_t size)
+{
+	struct engine_progress progress;
+	struct err err;
+
+	if (schema_decode(&engine_progress_schema, payload, size, &progress, &err) < 0 || progress.node != from) {
+		engine->dropped++;
+		return;
+	}
+	progress.updated_ms = loop_now_ms(engine->ports.loop);
+	progress_keep(engine, &progress);
+}
+
+void service_gossip(struct engine *engine, const struct hv_event *event)
+{
+	uint8_t bytes[2048];
+	struct engine_progress progress = {
+		.task = event->task,
+		.node = engine->ports.group->node,
+		.percent = event->percent,
+		.figures = event->figures,
+	};
+	struct message message = {.kind = MESSAGE_PROGRESS};
+
+	snprintf(progress.vm, sizeof(progress.vm), "%s", event->vm);
+	snprintf(progress.note, sizeof(progress.note), "%s", event->note ? event->note : "");
+	message.payload_size = schema_encode(&engine_progress_schema, &progress, bytes, sizeof(bytes));
+	if (engine->sync == SYNC_DONE && message.payload_size <= sizeof(bytes)) {
+		engine_send(engine, &message, bytes);
+		return;
+	}
+	progress.updated_ms = loop_now_ms(engine->ports.loop);
+	progress_keep(engine, &progress);
+}
+
+const struct engine_progress *engine_progress_of(const struct engine *engine, const char *vm_uuid)
+{
+	for (int i = 0; i < PROGRESS_MAX; i++)
+		if (engine->progress[i].vm[0] && !strcmp(engine->progress[i].vm, vm_uuid))
+			return &engine->progress[i];
+	return NULL;
+}
+
+void service_fini(struct engine *engine)
+{
+	while (engine->pending) {
+		struct pending *pending = engine->pending;
+		engine->pending = pending->next;
+		pending_free(engine, pending);
+	}
+}

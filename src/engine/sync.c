@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A new view: everybody comes to the same history before anybody acts (design §4).
+ *
+ *   view ──▶ lowest member: BEGIN(nonce) ──▶ all: STATE(nonce, what I have) ──▶ all know who is best: the youngest term,
+ *   then the longest log, then the lowest id ──▶ best: SNAPSHOT…, ENTRY…, END ──▶ lowest member: the view event, first
+ *   of the new term ──▶ durable at enough members ──▶ done
+ *
+ * The nonce ties the STATEs to this view: one that was sent in an earlier view and is delivered now would speak of a log
+ * that has grown since, and a committed entry could be left out. Nothing of the own log is dropped before all of its
+ * replacement is here, and both become durable at once. */
+#include "engine/internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+static void transfer_reset(struct engine *engine)
+{
+	loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
+	engine->transfer_timer = NULL;
+	entries_clear(&engine->incoming);
+	free(engine->snapshot);
+	engine->snapshot = NULL;
+	engine->snapshot_size = 0;
+	engine->snapshot_at = 0;
+	engine->transfer_entry = 0;
+}
+
+void sync_out(struct engine *engine, const char *why)
+{
+	bool was_in = engine->sync != SYNC_OUT;
+
+	engine->sync = SYNC_OUT;
+	engine->view.quorate = false;
+	transfer_reset(engine);
+	snprintf(engine->out_reason, sizeof(engine->out_reason), "%.200s", why);
+	if (was_in)
+		engine_trace(engine, "out of the view: %s", why);
+	service_view_lost(engine);
+	engine_status_changed(engine);
+}
+
+
+static void send_begin(struct engine *engine)
+{
+	struct message begin = {.kind = MESSAGE_BEGIN};
+
+	/* Differs from every nonce that this or another daemon has used: node, start, count. */
+	engine->nonce_count++;
+	begin.nonce = (engine->config.incarnation * 64 + engine->ports.group->node) ^ (engine->nonce_count << 48);
+	engine_send(engine, &begin, NULL);
+}
+
+/* Out by one's own choice: the others go on without this node; the new view at its return brings it up to date. */
+void sync_leave(struct engine *engine, const char *why)
+{
+	group_leave(engine->ports.group);
+	engine->rejoin_ms = loop_now_ms(engine->ports.loop) + REJOIN_MS;
+	sync_out(engine, why);
+}
+
+void sync_look(struct engine *engine)
+{
+	uint64_t now = loop_now_ms(engine->ports.loop);
+
+	if (engine->rejoin_ms && now >= engine->rejoin_ms && !engine->flush_since_ms) {
+		engine->rejoin_ms = 0;
+		group_join(engine->ports.group);
+	} else if (!engine->rejoin_ms && engine->flush_since_ms &&
+		   now > engine->flush_since_ms + engine->config.disk_limit_ms) {
+		sync_leave(engine, "the disk does not answer; waiting for it");
+	} else if (engine->sync != SYNC_OUT && engine->sync != SYNC_DONE && now > engine->sync_since_ms + SYNC_AGAIN_MS &&
+		   engine_lowest(engine) == engine->ports.group->node) {
+		engine->sync_since_ms = now;
+		send_begin(engine);
+	}
+}
+
+void sync_on_view(void *ctx, const struct group_view *view)
+{
+	struct engine *engine = ctx;
+
+	engine->view = *view;
+	engine->in_group = true;
+	transfer_reset(engine);
+	memset(engine->peers, 0, sizeof(engine->peers));
+	engine->nonce = 0;
+	if (!view->quorate || !(view->members & node_bit(engine->ports.group->node))) {
+		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
+		return;
+	}
+	engine->sync = SYNC_BEGIN;
+	engine->sync_since_ms = loop_now_ms(engine->ports.loop);
+	service_view_lost(engine);
+	snprintf(engine->out_reason, sizeof(engine->out_reason), "a new view is being synced");
+	if (engine_lowest(engine) == engine->ports.group->node)
+		send_begin(engine);
+	engine_status_changed(engine);
+}
+
+static void on_begin(struct engine *engine, uint32_t from, const struct message *message)
+{
+	struct message state = {.kind = MESSAGE_STATE, .nonce = message->nonce};
+
+	if (from != engine_lowest(engine) || engine->sync == SYNC_OUT || !message->nonce ||
+		message->nonce == engine->nonce)
+		return;
+	transfer_reset(engine);
+	memset(engine->peers, 0, sizeof(engine->peers));
+	engine->nonce = message->nonce;
+	service_view_lost(engine);
+	engine->sync = SYNC_COLLECT;
+	engine->sync_since_ms = loop_now_ms(engine->ports.loop);
+	state.term = engine->last_term;
+	state.index = log_last_index(engine);
+	state.applied = engine->cluster->index;
+	state.digest = engine->cluster->digest;
+	engine_send(engine, &state, NULL);
+}
+
+static bool better(const struct peer *a, const struct peer *b)
+{
+	return a->term != b->term ? a->term > b->term : a->index > b->index;
+}
+
+/* Anyone who cannot go on from the best member's log alone, and needs its applied state. */
+static bool snapshot_needed(const struct engine *engine)
+{
+	const struct peer *best = &engine->peers[engine->best - 1];
+
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		const struct peer *peer = &engine->peers[i];
+		if (peer->told && (peer->applied < best->applied ||
+					  (peer->applied == best->applied && peer->digest != best->digest)))
+			return true;
+	}
+	return false;
+}
+
+static void transfer_send(void *ctx);
+
+static void transfer_later(struct engine *engine)
+{
+	if (!engine->transfer_timer)
+		engine->transfer_timer = loop_timer_set(engine->ports.loop, SEND_AGAIN_MS, transfer_send, engine);
+}
+
+/* One step of the transfer, by the best member; returns false when the group's queue is full. */
+static bool transfer_one(struct engine *engine, bool *done)
+{
+	struct message message = {.nonce = engine->nonce};
+	const void *payload = NULL;
+
+	*done = false;
+	if (engine->snapshot_at < engine->snapshot_size) {
+		size_t left = engine->snapshot_size - engine->snapshot_at;
+		message.kind = MESSAGE_SNAPSHOT;
+		message.index = engine->cluster->index;
+		message.term = engine->snapshot_term;
+		message.digest = engine->cluster->digest;
+		message.offset = engine->snapshot_at;
+		message.total = engine->snapshot_size;
+		message.payload_size = left < MESSAGE_CHUNK_BYTES ? left : MESSAGE_CHUNK_BYTES;
+		payload = engine->snapshot + engine->snapshot_at;
+		if (engine_send(engine, &message, payload) < 0)
+			return false;
+		engine->snapshot_at += (size_t)message.payload_size;
+		return true;
+	}
+	if (engine->transfer_entry < engine->tail.count) {
+		const struct entry *entry = &engine->tail.items[engine->transfer_entry];
+		message.kind = MESSAGE_ENTRY;
+		message.index = entry->index;
+		message.term = entry->term;
+		message.payload_size = entry->size;
+		if (engine_send(engine, &message, entry->bytes) < 0)
+			return false;
+		engine->transfer_entry++;
+		return true;
+	}
+	message.kind = MESSAGE_END;
+	message.index = log_last_index(engine);
+	*done = engine_send(engine, &message, NULL) == 0;
+	return *done;
+}
+
+static void transfer_send(void *ctx)
+{
+	struct engine *engine = ctx;
+	bool done = false;
+
+	engine->transfer_timer = NULL;
+	if (engine->sync != SYNC_TRANSFER || engine->best != engine->ports.group->node)
+		return;
+	while (!done)
+		if (!transfer_one(engine, &done)) {
+			transfer_later(engine);
+			return;
+		}
+}
+
+/* The term of the last applied entry: what a member that takes the snapshot may claim. */
+static uint64_t applied_term(const struct engine *engine)
+{
+	return engine->tail.count && engine->tail.items[0].term < engine->last_term ? engine->tail.items[0].term
+										      : engine->last_term;
+}
+
+static void begin_transfer(struct engine *engine)
+{
+	engine->sync = SYNC_TRANSFER;
+	if (engine->best != engine->ports.group->node)
+		return;
+	if (snapshot_needed(engine)) {
+		engine->snapshot_size = schema_encode(&cluster_schema, engine->cluster, NULL, 0);
+		engine->snapshot = malloc(engine->snapshot_size);
+		assert(engine->snapshot);
+		schema_encode(&cluster_schema, engine->cluster, engine->snapshot, engine->snapshot_size);
+		engine->snapshot_term = applied_term(engine);
+	}
+	transfer_send(engine);
+}
+
+static void on_state(struct engine *engine, uint32_t from, const struct message *message)
+{
+	uint64_t term = engine->view.ring_seq;
+
+	if (engine->sync != SYNC_COLLECT || message->nonce != engine->nonce)
+		return;
+	engine->peers[from - 1] = (struct peer){.told = true,
+		.term = message->term,
+		.index = message->index,
+		.applied = message->applied,
+		.digest = message->digest};
+	engine->best = 0;
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		const struct peer *peer = &engine->peers[id - 1];
+		if (!(engine->view.members & node_bit(id)))
+			continue;
+		if (!peer->told)
+			return;
+		if (!engine->best || better(peer, &engine->peers[engine->best - 1]))
+			engine->best = id;
+		/* Rises also when corosync has lost its own ring number. */
+		if (peer->term >= term)
+			term = peer->term + 1;
+	}
+	engine->term = term;
+	begin_transfer(engine);
+}
+
+static void on_snapshot(struct engine *engine, const struct message *message, const uint8_t *payload)
+{
+	enum { SNAPSHOT_BYTES_MAX = 256 << 20 };
+
+	if (message->total > SNAPSHOT_BYTES_MAX || message->offset + message->payload_size > message->total)
+		return;
+	if (!message->offset) {
+		free(engine->snapshot);
+		engine->snapshot_size = (size_t)message->total;
+		engine->snapshot = malloc(engine->snapshot_size);
+		assert(engine->snapshot);
+		engine->snapshot_at = 0;
+		engine->snapshot_from_index = message->index;
+		engine->snapshot_term = message->term;
+		engine->snapshot_digest = message->digest;
+	}
+	if (!engine->snapshot || message->offset != engine->snapshot_at || message->total != engine->snapshot_size)
+		return;
+	memcpy(engine->snapshot + engine->snapshot_at, payload, (size_t)message->payload_size);
+	engine->snapshot_at += (size_t)message->payload_size;
+}
+
+/* The best member's applied state instead of one's own: what a member needs that is behind it, or that differs. */
+static bool take_snapshot(struct engine *engine)
+{
+	struct err err;
+	struct cluster *cluster = calloc(1, sizeof(*cluster));
+	struct store_snapshot snapshot = {.index = engine->snapshot_from_index,
+		.term = engine->snapshot_term,
+		.bytes = engine->snapshot,
+		.size = engine->snapshot_size};
+
+	assert(cluster);
+	if (engine->snapshot_at != engine->snapshot_size ||
+		schema_decode_zeroed(&cluster_schema, engine->snapshot, engine->snapshot_size, cluster, &err) < 0 ||
+		cluster->index != engine->snapshot_from_index || cluster->digest != engine->snapshot_digest ||
+		cluster->node_count != NODES_MAX) {
+		free(cluster);
+		return false;
+	}
+	engine_trace(engine, "takes the state of node %u at %llu, had %llu", engine->best,
+		(unsigned long long)cluster->index, (unsigned long long)engine->cluster->index);
+	free(engine->cluster);
+	engine->cluster = cluster;
+	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
+	entries_clear(&engine->tail);
+	engine->last_term = engine->snapshot_term;
+	engine->snapshot_index = cluster->index;
+	engine->ports.store->ops->install(engine->ports.store, &snapshot, cluster->uuid, false);
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		reconcile_dirty(engine, i);
+	return true;
+}
+
+/* Own entries that are the same as the incoming ones stay: equal index and term means equal entry. */
+static void merge_incoming(struct engine *engine)
+{
+	uint64_t applied = engine->cluster->index;
+
+	for (size_t i = 0; i < engine->incoming.count; i++) {
+		const struct entry *entry = &engine->incoming.items[i];
+		if (entry->index <= applied)
+			continue;
+		size_t at = (size_t)(entry->index - applied - 1);
+		if (at < engine->tail.count && engine->tail.items[at].term == entry->term)
+			continue;
+		if (at < engine->tail.count) {
+			entries_drop_above(&engine->tail, entry->index - 1);
+			engine->ports.store->ops->truncate(engine->ports.store, entry->index - 1);
+		}
+		log_append(engine, entry->index, entry->term, entry->bytes, entry->size);
+	}
+	uint64_t last = engine->peers[engine->best - 1].index;
+	if (log_last_index(engine) > last) {
+		entries_drop_above(&engine->tail, last);
+		engine->ports.store->ops->truncate(engine->ports.store, last);
+	}
+	engine->last_term = engine->peers[engine->best - 1].term;
+}
+
+static void send_first(struct engine *engine)
+{
+	struct event event = {.kind = EVENT_VIEW, .members = engine->view.members};
+
+	if (engine_lowest(engine) == engine->ports.group->node)
+		sync_send_event(engine, &event);
+}
+
+static void on_end(struct engine *engine, const struct message *message)
+{
+	const struct peer *best = &engine->peers[engine->best - 1];
+	const struct cluster *own = engine->cluster;
+	bool behind = own->index < best->applied || (own->index == best->applied && own->digest != best->digest);
+
+	if (engine->best != engine->ports.group->node) {
+		if (behind && !take_snapshot(engine)) {
+			sync_leave(engine, "the state that was sent does not hold what it says");
+			return;
+		}
+		/* The log would have a hole: the best member did not send what it said it has. */
+		if (engine->incoming.count && engine->incoming.items[0].index > engine->cluster->index + 1) {
+			sync_leave(engine, "the log that was sent has a hole");
+			return;
+		}
+		merge_incoming(engine);
+	}
+	if (log_last_index(engine) != message->index) {
+		sync_leave(engine, "the log that was sent does not end where it should");
+		return;
+	}
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		engine->peers[i].acked = 0;
+	transfer_reset(engine);
+	engine->sync = SYNC_COMMIT;
+	engine->first_index = log_last_index(engine) + 1;
+	if (engine->durable > log_last_index(engine))
+		engine->durable = log_last_index(engine);
+	log_flush(engine);
+	send_first(engine);
+}
+
+void sync_on_message(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload)
+{
+	if (message->kind == MESSAGE_BEGIN) {
+		on_begin(engine, from, message);
+		return;
+	}
+	if (message->kind == MESSAGE_STATE) {
+		on_state(engine, from, message);
+		return;
+	}
+	if (engine->sync != SYNC_TRANSFER || message->nonce != engine->nonce || from != engine->best)
+		return;
+	if (message->kind == MESSAGE_END) {
+		on_end(engine, message);
+	} else if (engine->best == engine->ports.group->node) {
+		return; /* what oneself sends, one has */
+	} else if (message->kind == MESSAGE_SNAPSHOT) {
+		on_snapshot(engine, message, payload);
+	} else if (message->kind == MESSAGE_ENTRY && message->payload_size <= EVENT_BYTES_MAX) {
+		size_t count = engine->incoming.count;
+		if (!count || engine->incoming.items[count - 1].index + 1 == message->index)
+			entries_push(&engine->incoming, message->index, message->term, payload,
+				(size_t)message->payload_size);
+	}
+}
+
+void sync_send_event(struct engine *engine, struct event *event)
+{
+	uint8_t bytes[EVENT_BYTES_MAX];
+	struct message message = {.kind = MESSAGE_EVENT, .term = engine->term};
+
+	event->node = engine->ports.group->node;
+	event->now_ms = engine_cluster_ms(engine);
+	memcpy(event->boot_id, engine->config.boot_id, sizeof(event->boot_id));
+	message.payload_size = schema_encode(&event_schema, event, bytes, sizeof(bytes));
+	assert(message.payload_size <= sizeof(bytes));
+	/* Not sent: the periodic look finds what is missing and sends it again. */
+	engine_send(engine, &message, bytes);
+}
+
+void sync_done(struct engine *engine)
+{
+	engine->sync = SYNC_DONE;
+	engine->out_reason[0] = 0;
+	engine_trace(engine, "synced: term %llu, index %llu", (unsigned long long)engine->term,
+		(unsigned long long)engine->cluster->index);
+	for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
+		reconcile_dirty(engine, i);
+	engine->facts_sent_ms = 0;
+	service_send_pending(engine);
+	engine_status_changed(engine);
+}
