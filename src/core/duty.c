@@ -101,10 +101,10 @@ uint64_t core_state_kept(const struct cluster *cluster, uint32_t index)
 		return 0;
 	if (vm->phase == MOVE_COPY)
 		return vm->task;
-	if (vm->saved.status == SAVED_SEALED || vm->phase == MOVE_RESUME ||
-		(vm->saved.status == SAVED_CONSUMED && (vm->filling || (vm->owner && !vm->started))))
-		return vm->saved.task;
-	return 0;
+	/* Consumed, and the run that consumed it still needs its pages, or has not begun. */
+	bool in_use = vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch && vm->owner &&
+		      (vm->filling || !vm->started);
+	return vm->saved.status == SAVED_SEALED || in_use ? vm->saved.task : 0;
 }
 
 uint32_t core_janitor(const struct cluster *cluster, uint32_t index)

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Traces on the core: each test is a promise, told as events in and state out. The core asserts its own invariants after
+ * each step; these tests say what must come of it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/core.h"
+#include "core/timing.h"
+
+#define WEB "00000000-0000-4000-8000-000000000001"
+
+struct world {
+	struct cluster *cluster;
+	struct core_outcome *outcome;
+	uint64_t now_ms;
+};
+
+static struct vm *web(struct world *w)
+{
+	struct vm *vm = cluster_vm(w->cluster, WEB);
+
+	assert_non_null(vm);
+	return vm;
+}
+
+static enum err_code feed(struct world *w, struct event event)
+{
+	static struct event e;
+
+	e = event;
+	e.now_ms = w->now_ms += 10;
+	if (!e.node)
+		e.node = 1;
+	if (!e.vm[0])
+		strcpy(e.vm, WEB);
+	if (!e.by[0])
+		strcpy(e.by, "root");
+	if (!e.boot_id[0])
+		snprintf(e.boot_id, sizeof(e.boot_id), "boot-%u", e.node);
+	core_step(w->cluster, &e, w->outcome);
+	return w->outcome->code;
+}
+
+static void view(struct world *w, uint64_t members)
+{
+	uint32_t lowest = 1;
+
+	while (!(members & node_bit(lowest)))
+		lowest++;
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VIEW, .node = lowest, .members = members}), ERR_NONE);
+}
+
+static void join(struct world *w, uint32_t node, const char *boot)
+{
+	struct event event = {.kind = EVENT_NODE_REPORT, .node = node};
+
+	snprintf(event.facts.name, sizeof(event.facts.name), "n%u", node);
+	snprintf(event.facts.boot_id, sizeof(event.facts.boot_id), "%s-%u", boot, node);
+	event.facts.memory_mib = 2048;
+	event.facts.bridge_count = 1;
+	strcpy(event.facts.bridges[0].name, "br0");
+	strcpy(event.facts.accel, "tcg");
+	assert_int_equal(feed(w, event), ERR_NONE);
+}
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct event create = {.kind = EVENT_VM_CREATE};
+
+	w->cluster = calloc(1, sizeof(*w->cluster));
+	w->outcome = calloc(1, sizeof(*w->outcome));
+	w->now_ms = 1000000;
+	core_init(w->cluster, "00000000-0000-4000-8000-0000000000aa");
+	view(w, 7);
+	for (uint32_t node = 1; node <= 3; node++)
+		join(w, node, "boot");
+	strcpy(create.def.uuid, WEB);
+	strcpy(create.def.name, "web");
+	strcpy(create.def.kernel, "/boot/vmlinuz");
+	create.def.memory_mib = 512;
+	create.def.nic_count = 1;
+	strcpy(create.def.nics[0].bridge, "br0");
+	strcpy(create.def.nics[0].mac, "52:54:00:00:00:01");
+	vm_def_pin(&create.def);
+	assert_int_equal(feed(w, create), ERR_NONE);
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	free(w->cluster);
+	free(w->outcome);
+	free(w);
+	return 0;
+}
+
+static void run_on(struct world *w, uint32_t node)
+{
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_START, .target = node}), ERR_NONE);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_STARTED, .node = node, .epoch = web(w)->epoch}), ERR_NONE);
+	assert_int_equal(web(w)->state, VM_ONLINE);
+}
+
+static uint64_t ask_move(struct world *w, uint32_t to)
+{
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = to}), ERR_NONE);
+	return w->outcome->task;
+}
+
+/* Drives a move that was asked to the end of `phase`. */
+static void drive(struct world *w, uint64_t task, uint32_t from, uint32_t to, enum move_phase phase)
+{
+	uint64_t epoch = web(w)->epoch;
+
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_PREPARED, .node = to, .task = task}), ERR_NONE);
+	if (phase == MOVE_PREPARE)
+		return;
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_SEALED, .node = from, .task = task, .epoch = epoch}), 0);
+	if (phase == MOVE_COPY)
+		return;
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_LOADED, .node = to, .task = task, .filling = true}), 0);
+	if (phase == MOVE_LOAD)
+		return;
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_RESUMED, .node = to, .task = task, .epoch = epoch + 1}), 0);
+}
+
+static enum duty_kind duty(struct world *w, uint32_t node)
+{
+	return core_duty(w->cluster, 0, node).kind;
+}
+
+static enum task_state task_state(struct world *w, uint64_t task)
+{
+	const struct task *found = cluster_task_find(w->cluster, task);
+
+	assert_non_null(found);
+	return found->state;
+}
+
+/* The whole road, and that nobody but the owner ever has a duty that lets the guest run. */
+static void a_move_hands_the_guest_over_once(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	assert_int_equal(duty(w, 1), DUTY_RUN);
+	assert_int_equal(duty(w, 2), DUTY_STANDBY);
+	drive(w, task, 1, 2, MOVE_PREPARE);
+	assert_int_equal(duty(w, 1), DUTY_COPY);
+	feed(w, (struct event){.kind = EVENT_SEALED, .node = 1, .task = task, .epoch = 1});
+	assert_int_equal(duty(w, 1), DUTY_HOLD);
+	assert_int_equal(duty(w, 2), DUTY_LOAD);
+	feed(w, (struct event){.kind = EVENT_LOADED, .node = 2, .task = task, .filling = true});
+	assert_int_equal(duty(w, 1), DUTY_NONE);
+	assert_int_equal(duty(w, 2), DUTY_RUN);
+	assert_int_equal(web(w)->epoch, 2);
+	assert_int_equal(web(w)->saved.status, SAVED_CONSUMED);
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 2, .task = task, .epoch = 2});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(task_state(w, task), TASK_DONE);
+	assert_int_equal(core_state_kept(w->cluster, 0), task);
+	feed(w, (struct event){.kind = EVENT_FILLED, .node = 2, .epoch = 2});
+	assert_int_equal(core_state_kept(w->cluster, 0), 0);
+}
+
+/* A12: the second of two moves is told which task is under way. */
+static void of_two_moves_one_is_accepted(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 3}), ERR_BUSY);
+	char number[32];
+	snprintf(number, sizeof(number), "task %llu", (unsigned long long)task);
+	assert_non_null(strstr(w->outcome->text, number));
+	assert_int_equal(web(w)->target, 2);
+}
+
+/* A13: refused before anything stops, with the fact. */
+static void an_unfit_target_is_refused_with_the_fact(void **state)
+{
+	struct world *w = *state;
+	struct event facts = {.kind = EVENT_NODE_REPORT, .node = 3};
+
+	run_on(w, 1);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 1}), ERR_INVALID);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 9}), ERR_NOT_FOUND);
+	facts.facts = w->cluster->nodes[2].facts;
+	facts.facts.memory_mib = 256;
+	feed(w, facts);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 3}), ERR_UNFIT);
+	assert_string_equal(w->outcome->text, "n3 has 256 MiB free, web needs 512");
+	facts.facts.memory_mib = 2048;
+	facts.facts.bridge_count = 0;
+	feed(w, facts);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 3}), ERR_UNFIT);
+	assert_non_null(strstr(w->outcome->text, "no bridge br0"));
+	view(w, 3);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 3}), ERR_UNFIT);
+	assert_string_equal(w->outcome->text, "n3 is lost");
+	assert_int_equal(web(w)->state, VM_ONLINE);
+}
+
+/* A1: the source's daemon goes away during the copy; its guest may still run, so nobody else gets it. */
+static void a_source_lost_while_copying_blocks(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_PREPARE);
+	view(w, 6);
+	assert_int_equal(web(w)->state, VM_BLOCKED);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+	assert_int_equal(duty(w, 2), DUTY_NONE);
+	assert_int_equal(duty(w, 3), DUTY_NONE);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_START, .node = 2, .target = 2}), ERR_UNFIT);
+	view(w, 7);
+	join(w, 1, "boot");
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(duty(w, 1), DUTY_RUN);
+	assert_int_equal(web(w)->epoch, 1);
+}
+
+/* A4: sealed is proof. The source may lose power; the guest keeps its memory. */
+static void a_source_lost_after_the_seal_does_not_stop_the_move(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	view(w, 6);
+	assert_int_equal(duty(w, 2), DUTY_LOAD);
+	feed(w, (struct event){.kind = EVENT_LOADED, .node = 2, .task = task});
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 2, .task = task, .epoch = 2});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(web(w)->owner, 2);
+	/* The old source comes back with its paused copy: there is nothing for it to run. */
+	view(w, 7);
+	join(w, 1, "boot");
+	assert_int_equal(duty(w, 1), DUTY_NONE);
+}
+
+/* A5, A14: the target fails while loading; the source still has its paused copy. */
+static void a_target_lost_while_loading_leads_back_to_the_source(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	view(w, 5);
+	assert_int_equal(web(w)->phase, MOVE_RETURN);
+	assert_int_equal(web(w)->saved.status, SAVED_DISCARDED);
+	assert_int_equal(duty(w, 1), DUTY_RUN);
+	/* The target may have loaded it by now: too late. */
+	view(w, 7);
+	join(w, 2, "boot");
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_LOADED, .node = 2, .task = task}), ERR_PROTOCOL);
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 1, .task = task, .epoch = 1});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(web(w)->owner, 1);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+}
+
+/* A5: source and target are gone; the third takes the same state. */
+static void with_source_and_target_gone_a_third_node_restores(void **state)
+{
+	struct world *w = *state;
+
+	view(w, 15);
+	join(w, 4, "boot");
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	view(w, 12);
+	assert_int_equal(web(w)->state, VM_RESTORING);
+	assert_int_equal(web(w)->owner, 0);
+	uint32_t target = web(w)->target;
+	assert_true(target == 3 || target == 4);
+	assert_int_equal(duty(w, target), DUTY_STANDBY);
+}
+
+/* A6: consumed, then the target dies: the state is never used again. */
+static void a_consumed_state_is_never_used_again(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_LOAD);
+	view(w, 5);
+	assert_int_equal(web(w)->state, VM_BLOCKED);
+	assert_int_equal(duty(w, 1), DUTY_NONE);
+	view(w, 7);
+	join(w, 2, "another-boot");
+	assert_int_equal(web(w)->state, VM_STARTING);
+	assert_int_equal(web(w)->epoch, 3);
+	struct duty start = core_duty(w->cluster, 0, web(w)->owner);
+	assert_int_equal(start.kind, DUTY_START);
+	assert_int_equal(core_state_kept(w->cluster, 0), 0);
+}
+
+/* The target consumed the state, its daemon restarted before it let the guest run: the loaded guest runs, no reboot. */
+static void a_target_that_returns_after_consuming_lets_the_guest_run(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_LOAD);
+	view(w, 5);
+	view(w, 7);
+	join(w, 2, "boot");
+	struct duty run = core_duty(w->cluster, 0, 2);
+	assert_int_equal(run.kind, DUTY_RUN);
+	assert_int_equal(run.state_task, task);
+	assert_int_equal(run.epoch, 2);
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 2, .epoch = 2});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+}
+
+/* A8: a call that is replayed, or a directory that is copied back, finds the log. */
+static void a_saved_state_is_restored_once(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	feed(w, (struct event){.kind = EVENT_VM_SAVE});
+	uint64_t task = w->outcome->task;
+	feed(w, (struct event){.kind = EVENT_SEALED, .node = 1, .task = task, .epoch = 1});
+	assert_int_equal(web(w)->state, VM_SAVED);
+	assert_int_equal(web(w)->owner, 0);
+	assert_int_equal(duty(w, 1), DUTY_NONE);
+	assert_int_equal(core_state_kept(w->cluster, 0), task);
+	feed(w, (struct event){.kind = EVENT_VM_START, .target = 3});
+	uint64_t restore = w->outcome->task;
+	feed(w, (struct event){.kind = EVENT_PREPARED, .node = 3, .task = restore});
+	struct duty load = core_duty(w->cluster, 0, 3);
+	assert_int_equal(load.kind, DUTY_LOAD);
+	assert_int_equal(load.state_task, task);
+	assert_int_equal(load.state_epoch, 1);
+	feed(w, (struct event){.kind = EVENT_LOADED, .node = 3, .task = restore});
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_LOADED, .node = 3, .task = restore}), ERR_PROTOCOL);
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 3, .epoch = 2});
+	assert_int_equal(web(w)->owner, 3);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_START, .target = 1}), ERR_UNFIT);
+}
+
+/* No dead ends: a restore that fails goes to the next node, and at last the state is kept and the reason said. */
+static void a_restore_that_fails_everywhere_keeps_the_state(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	feed(w, (struct event){.kind = EVENT_VM_SAVE});
+	feed(w, (struct event){.kind = EVENT_SEALED, .node = 1, .task = w->outcome->task, .epoch = 1});
+	feed(w, (struct event){.kind = EVENT_VM_START, .target = 1});
+	uint64_t task = w->outcome->task;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(web(w)->state, VM_RESTORING);
+		struct event failed = {.kind = EVENT_STEP_FAILED, .node = web(w)->target, .task = task};
+		strcpy(failed.text, "page 7 does not hold what its checksum says");
+		assert_int_equal(feed(w, failed), ERR_NONE);
+	}
+	assert_int_equal(web(w)->state, VM_SAVED);
+	assert_int_equal(web(w)->saved.status, SAVED_SEALED);
+	assert_non_null(strstr(web(w)->reason, "page 7"));
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+}
+
+/* Cancelling before the seal leaves the guest running; the task ends when it is seen to. */
+static void a_cancelled_move_ends_when_the_guest_runs_on(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_PREPARE);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_CANCEL}), ERR_NONE);
+	assert_int_equal(web(w)->phase, MOVE_RETURN);
+	assert_int_equal(task_state(w, task), TASK_RUNNING);
+	/* The copy had finished just then: it does not count any more. */
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_SEALED, .node = 1, .task = task, .epoch = 1}), ERR_PROTOCOL);
+	feed(w, (struct event){.kind = EVENT_RESUMED, .node = 1, .task = task, .epoch = 1});
+	assert_int_equal(task_state(w, task), TASK_CANCELLED);
+	assert_int_equal(web(w)->state, VM_ONLINE);
+}
+
+/* A19: a move that is asked while pages still come in waits for them. */
+static void a_move_waits_until_all_pages_are_in(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	drive(w, ask_move(w, 2), 1, 2, MOVE_RESUME);
+	assert_true(web(w)->filling);
+	uint64_t task = ask_move(w, 3);
+	feed(w, (struct event){.kind = EVENT_PREPARED, .node = 3, .task = task});
+	assert_int_equal(web(w)->phase, MOVE_WAIT);
+	assert_int_equal(duty(w, 2), DUTY_RUN);
+	feed(w, (struct event){.kind = EVENT_FILLED, .node = 2, .epoch = 2});
+	assert_int_equal(duty(w, 2), DUTY_COPY);
+}
+
+/* A16: the guest powers off in the middle: that is what happened, and nothing brings it back. */
+static void a_guest_that_powers_off_during_a_move_stays_off(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_PREPARE);
+	feed(w, (struct event){.kind = EVENT_GONE, .node = 1, .epoch = 1, .cause = GONE_GUEST_SHUTDOWN});
+	assert_int_equal(web(w)->state, VM_OFF);
+	assert_int_equal(web(w)->want, WANT_OFF);
+	assert_int_equal(duty(w, 2), DUTY_NONE);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+}
+
+/* B17, B18: QEMU's death is seen by its node; restarted within the budget, then failed. */
+static void a_guest_that_keeps_dying_ends_failed(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	for (int i = 0; i < DEATHS_MAX; i++) {
+		feed(w, (struct event){.kind = EVENT_GONE, .node = 1, .epoch = web(w)->epoch});
+		assert_int_equal(web(w)->state, VM_STARTING);
+		assert_int_equal(web(w)->owner, 1);
+		feed(w, (struct event){.kind = EVENT_STARTED, .node = 1, .epoch = web(w)->epoch});
+	}
+	feed(w, (struct event){.kind = EVENT_GONE, .node = 1, .epoch = web(w)->epoch});
+	assert_int_equal(web(w)->state, VM_FAILED);
+	assert_int_equal(duty(w, 1), DUTY_NONE);
+}
+
+/* A report about an old epoch or boot changes nothing. */
+static void late_reports_change_nothing(void **state)
+{
+	struct world *w = *state;
+	struct event gone = {.kind = EVENT_GONE, .node = 1, .epoch = 1};
+
+	run_on(w, 1);
+	drive(w, ask_move(w, 2), 1, 2, MOVE_RESUME);
+	assert_int_equal(feed(w, gone), ERR_PROTOCOL);
+	gone.node = 2;
+	assert_int_equal(feed(w, gone), ERR_PROTOCOL);
+	gone.epoch = 2;
+	strcpy(gone.boot_id, "older-boot");
+	assert_int_equal(feed(w, gone), ERR_PROTOCOL);
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(web(w)->owner, 2);
+}
+
+/* Time limits are events too: a target that hangs in its checks costs nothing. */
+static void a_target_that_hangs_is_given_up(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	uint64_t due = core_deadline_ms(w->cluster);
+	assert_true(due > w->now_ms);
+	w->now_ms = due - 10;
+	feed(w, (struct event){.kind = EVENT_TICK});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+	assert_int_equal(core_deadline_ms(w->cluster), 0);
+}
+
+/* A dry run asks the target for its proof, and moves nothing. */
+static void a_dry_run_ends_with_the_proof(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	feed(w, (struct event){.kind = EVENT_VM_MOVE, .target = 2, .dry_run = true});
+	uint64_t task = w->outcome->task;
+	feed(w, (struct event){.kind = EVENT_PREPARED, .node = 2, .task = task});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(web(w)->owner, 1);
+	assert_int_equal(task_state(w, task), TASK_DONE);
+	assert_int_equal(duty(w, 2), DUTY_NONE);
+}
+
+/* One disk, one writer. */
+static void a_disk_in_use_is_refused(void **state)
+{
+	struct world *w = *state;
+	struct event create = {.kind = EVENT_VM_CREATE};
+
+	strcpy(create.def.uuid, "00000000-0000-4000-8000-000000000002");
+	strcpy(create.def.name, "db");
+	create.def.memory_mib = 64;
+	create.def.disk_count = 1;
+	strcpy(create.def.disks[0].path, "/srv/a.img");
+	vm_def_pin(&create.def);
+	assert_int_equal(feed(w, create), ERR_NONE);
+	strcpy(create.def.uuid, "00000000-0000-4000-8000-000000000003");
+	strcpy(create.def.name, "db2");
+	assert_int_equal(feed(w, create), ERR_EXISTS);
+	assert_string_equal(w->outcome->text, "disk disk0: '/srv/a.img' is in use by db");
+	strcpy(create.def.name, "db");
+	strcpy(create.def.disks[0].path, "/srv/b.img");
+	assert_int_equal(feed(w, create), ERR_EXISTS);
+}
+
+/* The snapshot is the state: what a joining node takes is equal to what the others have. */
+static void a_snapshot_holds_everything(void **state)
+{
+	struct world *w = *state;
+	struct cluster *copy = calloc(1, sizeof(*copy));
+	struct err err;
+
+	run_on(w, 1);
+	drive(w, ask_move(w, 2), 1, 2, MOVE_COPY);
+	size_t size = schema_encode(&cluster_schema, w->cluster, NULL, 0);
+	uint8_t *bytes = malloc(size);
+	assert_int_equal(schema_encode(&cluster_schema, w->cluster, bytes, size), size);
+	assert_int_equal(schema_decode_zeroed(&cluster_schema, bytes, size, copy, &err), 0);
+	assert_true(schema_equal(&cluster_schema, w->cluster, copy));
+	assert_int_equal(copy->digest, w->cluster->digest);
+	free(bytes);
+	free(copy);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(a_move_hands_the_guest_over_once),
+		T(of_two_moves_one_is_accepted),
+		T(an_unfit_target_is_refused_with_the_fact),
+		T(a_source_lost_while_copying_blocks),
+		T(a_source_lost_after_the_seal_does_not_stop_the_move),
+		T(a_target_lost_while_loading_leads_back_to_the_source),
+		T(with_source_and_target_gone_a_third_node_restores),
+		T(a_consumed_state_is_never_used_again),
+		T(a_target_that_returns_after_consuming_lets_the_guest_run),
+		T(a_saved_state_is_restored_once),
+		T(a_restore_that_fails_everywhere_keeps_the_state),
+		T(a_cancelled_move_ends_when_the_guest_runs_on),
+		T(a_move_waits_until_all_pages_are_in),
+		T(a_guest_that_powers_off_during_a_move_stays_off),
+		T(a_guest_that_keeps_dying_ends_failed),
+		T(late_reports_change_nothing),
+		T(a_target_that_hangs_is_given_up),
+		T(a_dry_run_ends_with_the_proof),
+		T(a_disk_in_use_is_refused),
+		T(a_snapshot_holds_everything),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
