@@ -208,7 +208,7 @@ static int get_number(const struct schema *schema, const struct field *field, co
 	case FIELD_LIST:
 		break;
 	}
-	assert(!"not a number");
+	assert(false && "not a number");
 	return -1;
 }
 

@@ -59,7 +59,7 @@ void engine_watch(struct engine *engine, const struct engine_watcher *watcher)
 			return;
 		}
 	}
-	assert(!"more watchers than clients");
+	assert(false && "more watchers than clients");
 }
 
 void engine_unwatch(struct engine *engine, const struct engine_watcher *watcher)
