@@ -123,7 +123,8 @@ static int enter(pid_t target, char **argv)
 
 		if (sig == SIGCHLD && waitpid(pid, &status, WNOHANG) == pid)
 			return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-		/* A terminal's Ctrl-C reaches the command by itself (one process group): pass on only what was sent to us. */
+		/* A terminal's Ctrl-C reaches the command by itself (one process group): pass on only what was sent to
+		 * us. */
 		if (sig > 0 && sig != SIGCHLD && info.si_code <= 0 && info.si_pid != self)
 			kill(pid, sig);
 	}

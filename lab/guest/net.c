@@ -85,14 +85,18 @@ static int write_state(char *out, size_t size)
 
 	return snprintf(out, size,
 		"{\"nonce\":\"%s\",\"counter\":%" PRIu64 ",\"uptime_ms\":%" PRIu64 ",\"vcpus\":%ld,"
-		"\"fill_mib\":%u,\"fill_ready\":%s,\"checksum\":\"%016" PRIx64 "\",\"checksum_ok\":%s,"
+		"\"fill_mib\":%u,\"fill_ready\":%s,\"fill_phys\":%" PRIu64 ",\"checksum\":\"%016" PRIx64
+		"\",\"checksum_ok\":%s,"
 		"\"memory_load\":{\"on\":%s,\"mib\":%u,\"rate\":%u,\"written\":%" PRIu64 ",\"errors\":%" PRIu64 "},"
 		"\"disk_load\":{\"on\":%s,\"mib\":%u,\"rate\":%u,\"written\":%" PRIu64 ",\"errors\":%" PRIu64
 		",\"io_errors\":%" PRIu64 "},\"udp_answers\":%" PRIu64 ",\"tcp_connections\":%" PRIu64
 		",\"tcp_lines\":%" PRIu64 "}\n",
 		witness.nonce_hex, atomic_load(&witness.counter), now_ns() / 1000000, sysconf(_SC_NPROCESSORS_ONLN),
 		witness.options.fill_mib, atomic_load(&witness.fill_ready) ? "true" : "false",
-		atomic_load(&witness.fill_checksum), ok < 0 ? "null" : ok ? "true" : "false",
+		atomic_load(&witness.fill_phys), atomic_load(&witness.fill_checksum),
+		ok < 0 ? "null"
+		: ok   ? "true"
+		       : "false",
 		atomic_load(&witness.memory_on) ? "true" : "false", witness.options.load_mib,
 		atomic_load(&witness.memory_rate), atomic_load(&witness.memory_written),
 		atomic_load(&witness.memory_errors), atomic_load(&witness.disk_on) ? "true" : "false",
@@ -111,15 +115,16 @@ static int write_check(char *out, size_t size)
 	memory_verify(&verdict);
 	disk_verify(&verdict);
 	int ok = atomic_load(&witness.fill_ready) && verdict.checksum == atomic_load(&witness.fill_checksum) &&
-		!verdict.pages_bad && !verdict.load_bad && !verdict.disk_bad && !atomic_load(&witness.memory_errors) &&
-		!atomic_load(&witness.disk_errors);
+		 !verdict.pages_bad && !verdict.load_bad && !verdict.disk_bad && !atomic_load(&witness.memory_errors) &&
+		 !atomic_load(&witness.disk_errors);
 	atomic_store(&witness.checksum_ok, ok);
 	return snprintf(out, size,
 		"{\"nonce\":\"%s\",\"counter\":%" PRIu64 ",\"checksum_ok\":%s,\"checksum\":\"%016" PRIx64
 		"\",\"pages\":%" PRIu64 ",\"pages_bad\":%" PRIu64 ",\"first_bad\":%" PRIu64 ",\"load_bad\":%" PRIu64
 		",\"disk_bad\":%" PRIu64 ",\"ms\":%" PRIu64 "}\n",
-		witness.nonce_hex, atomic_load(&witness.counter), ok ? "true" : "false", verdict.checksum, verdict.pages,
-		verdict.pages_bad, verdict.first_bad, verdict.load_bad, verdict.disk_bad, (now_ns() - began) / 1000000);
+		witness.nonce_hex, atomic_load(&witness.counter), ok ? "true" : "false", verdict.checksum,
+		verdict.pages, verdict.pages_bad, verdict.first_bad, verdict.load_bad, verdict.disk_bad,
+		(now_ns() - began) / 1000000);
 }
 
 static int set_one(const char *name, const char *value)
@@ -181,11 +186,12 @@ static void *serve_http(void *arg)
 		len = write_state(body, sizeof(body));
 	} else {
 		status = 404;
-		len = snprintf(body, sizeof(body), "{\"error\":\"GET /, /checksum or /set?load=mem,disk&load_rate=N\"}\n");
+		len = snprintf(
+			body, sizeof(body), "{\"error\":\"GET /, /checksum or /set?load=mem,disk&load_rate=N\"}\n");
 	}
 	int head_len = snprintf(head, sizeof(head),
-		"HTTP/1.0 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status,
-		status == 200 ? "OK" : "Not Found", len);
+		"HTTP/1.0 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		status, status == 200 ? "OK" : "Not Found", len);
 	if (send(fd, head, (size_t)head_len, MSG_NOSIGNAL | MSG_MORE) == head_len)
 		send(fd, body, (size_t)len, MSG_NOSIGNAL);
 	shutdown(fd, SHUT_WR);

@@ -4,7 +4,8 @@
  * It holds a nonce (made at boot) and a counter in RAM alone, and shows them on its screen, on its serial line, by UDP
  * echo and over HTTP. It fills memory with random data whose checksums were taken once, and under load keeps rewriting
  * pages and disk blocks whose right contents it can compute, so that a page or a block that is one write too old is an
- * error as much as a flipped bit. It must never keep any of this on a disk, or derive it from anything but this boot. */
+ * error as much as a flipped bit. It must never keep any of this on a disk, or derive it from anything but this boot.
+ */
 #pragma once
 
 #include <stdatomic.h>
@@ -31,8 +32,9 @@ struct witness {
 	_Atomic uint64_t counter; /* + 1 each 10 ms: ticker */
 	_Atomic int fill_ready;	  /* memory.c */
 	_Atomic uint64_t fill_checksum;
-	_Atomic int checksum_ok; /* the last check: 1, 0, or -1 for none yet */
-	_Atomic int memory_on;	 /* loads, switched by /set */
+	_Atomic uint64_t fill_phys; /* physical address of its middle page, for whoever wants to damage it */
+	_Atomic int checksum_ok;    /* the last check: 1, 0, or -1 for none yet */
+	_Atomic int memory_on;	    /* loads, switched by /set */
 	_Atomic int disk_on;
 	_Atomic unsigned memory_rate; /* pages/s, 0 as fast as it goes */
 	_Atomic unsigned disk_rate;   /* blocks/s */
@@ -45,9 +47,9 @@ extern struct witness witness;
 
 /* What one look at everything found. */
 struct verdict {
-	uint64_t checksum;	    /* over the filled region, now */
-	uint64_t pages, pages_bad;  /* filled region */
-	uint64_t first_bad;	    /* page number, when pages_bad */
+	uint64_t checksum;	     /* over the filled region, now */
+	uint64_t pages, pages_bad;   /* filled region */
+	uint64_t first_bad;	     /* page number, when pages_bad */
 	uint64_t load_bad, disk_bad; /* pages and blocks that are not what was last written */
 	uint64_t took_ms;
 };

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab keeps its own promises: what the other integration tests stand on."""
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+import pytest
+
+from lab import BUILD, GUEST_IP, HandGuest, Lab, LabError, STORE_BASE, wait_until
+
+SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
+
+
+@pytest.fixture
+def lab(bare_lab):
+    bare_lab.up()
+    return bare_lab
+
+
+def traces(name):
+    """What this machine shows of the lab `name`: processes, mounts, files."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"/{name} " in line or f"/{name}/" in line:
+            found.append(f"process {path.parent.name}: {line}")
+    found += [f"mount {line}" for line in open("/proc/mounts") if f"/{name}" in line]
+    found += [f"file {path}" for base in ("/run", "/var/lib", "/srv", "/tmp", "/dev/shm", "/etc", "/var/cache")
+              for path in pathlib.Path(base).rglob("*") if path.name == name]
+    return found
+
+
+def namespaces():
+    """The network namespaces and the links that this machine's own processes can see."""
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return sorted(re.findall(r"^\d+: ([^:@]+)", links, re.M))
+
+
+def processes_of(name):
+    """Every process in the lab's PID namespaces, as pids of this machine."""
+    spaces = set()
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"/{name}\0" in path.read_text(errors="replace"):
+                spaces.add(os.readlink(path.parent / "ns/pid"))
+        except OSError:
+            pass
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/ns/pid"):
+        try:
+            if os.readlink(path) in spaces:
+                found.append(int(path.parent.parent.name))
+        except OSError:
+            pass
+    return found
+
+
+def test_up_gives_a_quorate_cluster_and_down_leaves_no_trace():
+    """A tool that leaves namespaces or links behind cannot be run on a machine that matters."""
+    others = subprocess.run([str(BUILD / "../lab/watari-lab"), "list"], capture_output=True, text=True, check=False).stdout
+    sysctl_before = SYSCTL.read_text()
+    links_before = namespaces()
+    tops = {base: sorted(os.listdir(base)) for base in ("/", "/etc", "/var/lib", "/srv")}
+    lab = Lab(nodes=3, daemon=False)
+    try:
+        lab.up()
+        assert all(node["quorate"] and node["members"] == 3 for node in lab.status().values())
+        assert SYSCTL.read_text().strip() == "1"
+        # Left running on purpose, detached twice over, in a node and at the client.
+        lab.sh("n1", "touch /srv/watari/x /var/lib/watari/x; ip link add d0 type veth")
+        lab.spawn("n1", "sleep", "1000")
+        lab.spawn("client", "sleep", "1000")
+        members = processes_of(lab.name)
+        assert len(members) > 8
+        assert namespaces() == links_before, "the lab put links into the machine's own network"
+        assert not [line for line in open("/proc/mounts") if lab.name in line], "the lab's mounts show outside"
+    finally:
+        lab.down()
+    assert traces(lab.name) == []
+    assert [pid for pid in members if os.path.exists(f"/proc/{pid}") and "Z (" not in
+            pathlib.Path(f"/proc/{pid}/status").read_text()] == []
+    assert namespaces() == links_before
+    for base, before in tops.items():
+        assert set(os.listdir(base)) - set(before) <= {"watari-lab"}, base
+    if not others.strip() and not os.path.exists("/run/watari-lab.userfaultfd"):
+        assert SYSCTL.read_text() == sysctl_before
+        assert not STORE_BASE.exists() or os.listdir(STORE_BASE)
+
+
+def test_up_and_down_can_be_run_again(lab):
+    """`up` on a whole lab changes nothing; on a broken one it mends."""
+    before = lab.status()
+    lab.up()
+    assert lab.status() == before
+    lab.power_off("n3")
+    lab.cut("n2", "network")
+    lab.cut("n1", "storage", "readonly")
+    lab.kill_daemon("n1", "corosync")
+    lab.up()
+    after = lab.status()
+    assert after["n3"].pop("boot_id") != before["n3"].pop("boot_id")
+    assert after == before
+    gone = Lab(name=f"{lab.name}-none")
+    gone.down()
+    gone.down()
+
+
+def test_a_power_cut_is_seen_by_the_others_and_the_node_comes_back(lab):
+    """The power cord: everything in the node ends at once, what was on its disk stays, what was in RAM does not."""
+    boot_id = lab.boot_id("n2")
+    lab.sh("n2", "echo kept > /var/lib/watari/kept; echo lost > /run/lost")
+    lab.spawn("n2", "sleep", "1234567")
+    lab.power_off("n2")
+    began = time.monotonic()
+    assert subprocess.run(["pgrep", "-f", "-x", "sleep 1234567"], capture_output=True, check=False).returncode == 1
+    lab.wait_members("n1", 2)
+    lab.wait_members("n3", 2)
+    took = time.monotonic() - began
+    assert lab.is_quorate("n1")
+    assert took < 15, f"detection took {took:.1f} s with a token of 1 s"
+    with pytest.raises(LabError, match="n2 is powered off"):
+        lab.exec("n2", "true")
+    lab.power_off("n2")
+    lab.power_on("n2")
+    for node in lab.nodes:
+        lab.wait_members(node, 3)
+    assert lab.boot_id("n2") != boot_id
+    assert lab.sh("n2", "cat /var/lib/watari/kept; ls /run/lost 2>/dev/null || :") == "kept"
+
+
+def test_a_cut_cable_takes_quorum_and_gives_it_back(lab):
+    lab.cut("n2", "network")
+    lab.wait_members("n1", 2)
+    lab.wait_members("n2", 1)
+    assert lab.is_quorate("n1") and not lab.is_quorate("n2")
+    assert lab.status()["n2"]["cluster"] == "cut"
+    lab.heal("n2", "network")
+    lab.wait_members("n2", 3)
+    assert lab.is_quorate("n2")
+
+
+def test_storage_can_be_cut_for_one_node(lab):
+    lab.sh("n1", "echo 1 > /srv/watari/shared-file")
+    lab.cut("n2", "storage", "readonly")
+    assert lab.sh("n2", "cat /srv/watari/shared-file") == "1"
+    assert "Read-only" in lab.exec("n2", "touch", "/srv/watari/x", check=False).stderr
+    lab.cut("n2", "storage", "gone")
+    assert lab.exec("n2", "cat", "/srv/watari/shared-file", check=False).returncode == 1
+    assert lab.status()["n2"]["storage"] == "gone"
+    lab.sh("n3", "echo 2 > /srv/watari/shared-file")
+    lab.heal("n2", "storage")
+    assert lab.sh("n2", "cat /srv/watari/shared-file; touch /srv/watari/shared-file") == "2"
+
+
+def test_nodes_are_apart(lab):
+    """Files, processes, addresses and names of one node are not another's."""
+    lab.sh("n1", "touch /run/mine /tmp/mine /dev/shm/mine /var/lib/watari/mine /etc/watari/mine")
+    lab.spawn("n1", "sleep", "7654321")
+    assert lab.sh("n2", "ls /run/mine /tmp/mine /dev/shm/mine /var/lib/watari/mine /etc/watari/mine 2>/dev/null || :") == ""
+    assert lab.exec("n2", "pgrep", "-f", "sleep 7654321", check=False).returncode == 1
+    assert lab.sh("n2", "hostname") == "n2"
+    assert len({lab.boot_id(node) for node in lab.nodes}) == 3
+    assert lab.sh("n2", "ls /sys/class/net").split() == ["br0", "eth0", "eth1", "lo"]
+    assert lab.exec("n3", "bash", "-c", "exit 42", check=False).returncode == 42
+    assert not os.path.exists("/run/mine") and not os.path.exists("/etc/watari")
+
+
+def test_two_labs_live_side_by_side_and_two_nodes_are_enough(lab):
+    with Lab(nodes=2, daemon=False) as other:
+        other.power_off("n1")
+        other.wait_members("n2", 1)
+        assert other.is_quorate("n2"), "two_node: the survivor keeps quorum"
+        assert lab.members("n1") == 3
+    assert lab.members("n1") == 3
+
+
+def test_bad_input_is_refused(lab):
+    for args, text in ((("power-off", "n4"), "not a node"), (("power-off", "../n1"), "not a node"),
+                       (("cut", "n1", "tree"), "cut what"), (("frobnicate",), "no verb"), (("exec", "n1"), "exec NODE"),
+                       (("up", "--nodes", "9"), "2 to 8"), (("up", "--nodes", "4"), "is up with 3 nodes"),
+                       (("up", "--build", "/nonexistent/x"), "no such directory"), (("status", "-o", "xml"), "json")):
+        done = lab.tool(*args, check=False)
+        assert done.returncode != 0 and text in done.stderr, (args, done.stderr)
+    done = subprocess.run([lab.argv()[0], "status"], env={**lab.env(), "WATARI_LAB_NAME": "a/../b"}, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 64
+    assert "power-off" in lab.tool("--help").stdout
+
+
+@pytest.fixture
+def guest(lab):
+    lab.sh("n1", "truncate -s 64M /srv/watari/vda.img")
+    guest = HandGuest(lab, "n1", append="watari.fill_mib=64 watari.load=mem,disk watari.load_mib=16",
+                      extra=("-drive", "file=/srv/watari/vda.img,format=raw,if=virtio,cache=none"))
+    lab.wait_guest()
+    yield guest
+    if guest.is_running():
+        guest.signal("KILL")
+
+
+def test_the_guest_answers_and_the_probes_measure(lab, guest):
+    """A stop of known length must come out of the probe with that length, or no figure of ours means anything."""
+    with lab.probe("udp") as udp, lab.probe("tcp") as tcp:
+        udp.wait_first()
+        tcp.wait_first()
+        time.sleep(2)  # the probe's idea of "normal" comes from these seconds
+        stopped = time.time_ns()
+        guest.signal("STOP")
+        time.sleep(0.4)
+        guest.signal("CONT")
+        resumed = time.time_ns()
+        time.sleep(2)
+        udp_report, tcp_report = udp.stop(), tcp.stop()
+    gap = max(udp_report["gaps"], key=lambda gap: gap["ms"])
+    assert abs(gap["begin_ns"] - stopped) < 100e6 and abs(gap["end_ns"] - resumed) < 150e6
+    assert 350 < udp_report["blackout_ms"] == gap["ms"] < (resumed - stopped) / 1e6 + 100
+    assert udp_report["nonce_changes"] == udp_report["counter_back"] == udp_report["duplicates"] == 0
+    assert udp_report["answered"] > 500
+    assert gap["normal_again_ms"] is not None
+    assert tcp.status == 0 and tcp_report["broken"] is None and tcp_report["longest_gap_ms"] > 300
+    state = lab.http("/checksum")
+    assert state["checksum_ok"] is True and state["pages"] == 64 * 256
+    state = lab.http("/")
+    assert state["memory_load"]["written"] > 1000 and state["memory_load"]["errors"] == 0
+    assert state["disk_load"]["written"] > 20 and state["disk_load"]["errors"] == state["disk_load"]["io_errors"] == 0
+    assert f"nonce {state['nonce']}" in guest.serial.read_text(errors="replace")
+
+
+def test_the_guest_notices_one_flipped_bit(lab, guest):
+    """A checksum that cannot fail proves nothing."""
+    address = lab.http("/")["fill_phys"]
+    assert lab.http("/checksum")["checksum_ok"] is True
+    with open(guest.ram, "r+b", buffering=0) as ram:
+        ram.seek(address + 1001)
+        byte = ram.read(1)[0]
+        ram.seek(address + 1001)
+        ram.write(bytes([byte ^ 0x10]))
+    verdict = lab.http("/checksum")
+    assert verdict["checksum_ok"] is False and verdict["pages_bad"] == 1 and verdict["first_bad"] == 64 * 256 // 2
+    assert lab.http("/")["checksum_ok"] is False
+
+
+def test_the_guest_notices_a_stale_disk_block(lab, guest):
+    """A disk that goes back in time is what a state resumed against the wrong disk looks like."""
+    lab.http("/set?disk_rate=1000")
+    wait_until(lambda: lab.http("/")["disk_load"]["written"] > 2000, 60, "disk load")
+    lab.http("/set?load=none")
+    assert lab.http("/checksum")["checksum_ok"] is True
+    image = lab.store / "shared" / "vda.img"
+    old = image.read_bytes()[:16 << 20]
+    lab.http("/set?load=disk")
+    written = lab.http("/")["disk_load"]["written"]
+    wait_until(lambda: lab.http("/")["disk_load"]["written"] > written + 200, 60, "disk load")
+    lab.http("/set?load=none")
+    with open(image, "r+b") as disk:
+        disk.write(old)
+    verdict = lab.http("/checksum")
+    assert verdict["checksum_ok"] is False and verdict["disk_bad"] > 50 and verdict["pages_bad"] == 0
+
+
+def test_reset_and_power_button(lab, guest):
+    """Rebooted must not look like restored; and the button must end the guest soon."""
+    with lab.probe("udp") as udp, lab.probe("tcp", stall_s=5) as tcp:
+        udp.wait_first()
+        tcp.wait_first()
+        before = lab.http("/")["nonce"]
+        guest.qmp("system_reset")
+        wait_until(lambda: lab.wait_guest()["nonce"] != before, 60, "the guest to boot again")
+        report = udp.stop()
+        assert tcp.stop()["broken"] and tcp.status == 1
+    assert report["nonce_changes"] == 1 and report["first_nonce"] == before != report["last_nonce"]
+    assert any(gap["rebooted"] for gap in report["gaps"])
+    guest.qmp("system_powerdown")
+    wait_until(lambda: not guest.is_running(), 15, "the guest to power off")
+
+
+def test_the_guest_is_reached_whichever_node_it_is_on(lab):
+    guest = HandGuest(lab, "n3", append="watari.fill_mib=8")
+    try:
+        lab.wait_guest()
+        lab.cut("n3", "guests")
+        with pytest.raises(LabError):
+            lab.http("/", timeout=1)
+        assert lab.members("n3") == 3, "the cluster's cable is another one"
+        lab.heal("n3", "guests")
+        lab.wait_guest(timeout=20)
+    finally:
+        lab.power_off("n3")
+    wait_until(lambda: lab.client(BUILD / "lab" / "probe", "udp", "--to", GUEST_IP, "--seconds", 1,
+                                  check=False).returncode == 1, 10, "the guest to die with its node")
