@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of calls, and the life of one call: line, check, run, answer. */
+#include "api/internal.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* clang-format off */
+#define VM_ARG {"vm", ARG_TEXT, true, NAME_BYTES - 1, "name or UUID of the VM"}
+#define DRY_RUN_ARG {"dry_run", ARG_BOOL, false, 0, "check everything, change nothing"}
+
+const struct api_verb api_verbs[] = {
+	{"api.list", false, {}, call_api_list, "the calls of this API and their arguments"},
+	{"cluster.status", false, {}, call_cluster_status, "quorum, membership and counts, as this node sees them"},
+	{"node.list", false, {}, call_node_list, "all nodes"},
+	{"node.show", false, {
+		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
+	}, call_node_show, "one node"},
+	{"vm.list", false, {
+		{"after", ARG_NUMBER, false, VMS_MAX, "go on behind this position: \"next\" of the answer before"},
+		{"limit", ARG_NUMBER, false, 1000, "at most so many (default 1000)"},
+	}, call_vm_list, "all VMs, page by page"},
+	{"vm.show", false, {VM_ARG}, call_vm_show, "one VM with its definition"},
+	{"vm.create", true, {
+		{"definition", ARG_OBJECT, true, 0, "the VM, as vm.show prints it; what is left out is chosen and pinned"},
+		DRY_RUN_ARG,
+	}, call_vm_create, "define a VM; it is off"},
+	{"vm.edit", true, {
+		VM_ARG,
+		{"definition", ARG_OBJECT, true, 0, "the whole new definition"},
+		{"was", ARG_OBJECT, false, 0, "the definition that was edited: refused where another edit came in between"},
+		DRY_RUN_ARG,
+	}, call_vm_edit, "change the definition of a VM that is off"},
+	{"vm.delete", true, {VM_ARG, DRY_RUN_ARG}, call_vm_delete, "forget a VM that is off; its disks stay"},
+	{"vm.start", true, {
+		VM_ARG,
+		{"node", ARG_TEXT, false, NAME_BYTES - 1, "start there, instead of on the best node"},
+		{"discard_state", ARG_BOOL, false, 0, "throw the saved state away and boot"},
+		DRY_RUN_ARG,
+	}, call_vm_start, "start a VM; one that was saved goes on where it was"},
+	{"vm.shutdown", true, {VM_ARG, DRY_RUN_ARG}, call_vm_shutdown, "ask the guest to power itself off"},
+	{"vm.stop", true, {VM_ARG, DRY_RUN_ARG}, call_vm_stop, "power off at once, like pulling the cord"},
+	{"vm.save", true, {VM_ARG, DRY_RUN_ARG}, call_vm_save, "save the memory to shared storage and power off"},
+	{"vm.move", true, {
+		VM_ARG,
+		{"target", ARG_TEXT, true, NAME_BYTES - 1, "name of the node to move to"},
+		{"type", ARG_TEXT, false, 16, "quick (the only one so far)"},
+		{"dry_run", ARG_BOOL, false, 0, "let the target prove that it could take the VM, then end"},
+	}, call_vm_move, "move a running VM to another node"},
+	{"vm.cancel", true, {VM_ARG, DRY_RUN_ARG}, call_vm_cancel, "stop the task that is under way; the guest runs on"},
+	{"vm.console", false, {VM_ARG}, call_vm_console, "where the serial console of a VM of this node is"},
+	{"task.list", false, {
+		{"running", ARG_BOOL, false, 0, "only those under way"},
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "only those of this VM"},
+	}, call_task_list, "the newest tasks, oldest first"},
+	{"task.show", false, {
+		{"task", ARG_NUMBER, true, INT64_MAX, "number of the task"},
+	}, call_task_show, "one task with its figures"},
+	{"task.wait", false, {
+		{"task", ARG_NUMBER, true, INT64_MAX, "number of the task"},
+		{"timeout_ms", ARG_NUMBER, false, 86400000, "give up after this; 0: never"},
+	}, call_task_wait, "answers when the task has ended"},
+	{"log.list", false, {
+		{"after", ARG_NUMBER, false, INT64_MAX, "only lines behind this index"},
+		{"since_ms", ARG_NUMBER, false, INT64_MAX, "only lines of this time (ms since 1970) or later"},
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "only lines about this VM"},
+		{"count", ARG_NUMBER, false, 1000, "at most so many, the newest (default 200)"},
+	}, call_log_list, "what happened, oldest first"},
+	{"subscribe", false, {
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "only news of this VM"},
+		{"progress", ARG_BOOL, false, 0, "also the progress of what is under way (default true)"},
+		{"log", ARG_BOOL, false, 0, "also each line of the log (default false)"},
+	}, call_subscribe, "from now on send an event for each change; one subscription per connection"},
+};
+/* clang-format on */
+const size_t api_verb_count = ARRAY_SIZE(api_verbs);
+
+static const struct api_verb *verb_find(const char *name)
+{
+	for (size_t i = 0; i < api_verb_count; i++)
+		if (!strcmp(api_verbs[i].name, name))
+			return &api_verbs[i];
+	return NULL;
+}
+
+static const struct api_arg *arg_find(const struct api_verb *verb, const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(verb->args) && verb->args[i].name; i++)
+		if (!strcmp(verb->args[i].name, name))
+			return &verb->args[i];
+	return NULL;
+}
+
+static int check_arg(const struct api_arg *arg, const json_t *value, struct err *err)
+{
+	switch (arg->type) {
+	case ARG_TEXT:
+		if (!json_is_string(value))
+			return err_set(err, ERR_INVALID, "%s: text expected", arg->name);
+		if (json_string_length(value) > arg->max)
+			return err_set(err, ERR_INVALID, "%s: %zu bytes, at most %llu are allowed", arg->name,
+				json_string_length(value), (unsigned long long)arg->max);
+		if (!json_string_length(value))
+			return err_set(err, ERR_INVALID, "%s: must not be empty", arg->name);
+		if (!schema_text_ok(json_string_value(value), json_string_length(value)))
+			return err_set(err, ERR_INVALID, "%s: control characters are not allowed", arg->name);
+		return 0;
+	case ARG_NUMBER:
+		if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+			(uint64_t)json_integer_value(value) > arg->max)
+			return err_set(err, ERR_INVALID, "%s: a whole number from 0 to %llu", arg->name,
+				(unsigned long long)arg->max);
+		return 0;
+	case ARG_BOOL:
+		return json_is_boolean(value) ? 0 : err_set(err, ERR_INVALID, "%s: true or false expected", arg->name);
+	case ARG_OBJECT:
+		return json_is_object(value) ? 0 : err_set(err, ERR_INVALID, "%s: an object expected", arg->name);
+	}
+	return -1;
+}
+
+int calls_check_args(const struct api_verb *verb, const json_t *args, struct err *err)
+{
+	const char *key;
+	json_t *value;
+
+	if (args && !json_is_object(args))
+		return err_set(err, ERR_INVALID, "args: an object expected");
+	json_object_foreach((json_t *)(uintptr_t)args, key, value)
+	{
+		const struct api_arg *arg = arg_find(verb, key);
+		if (!arg)
+			return err_set(err, ERR_USAGE, "%s takes no argument '%.64s'", verb->name, key);
+		if (check_arg(arg, value, err) < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(verb->args) && verb->args[i].name; i++)
+		if (verb->args[i].required && !json_object_get(args, verb->args[i].name))
+			return err_set(err, ERR_USAGE, "%s needs the argument '%s'", verb->name, verb->args[i].name);
+	return 0;
+}
+
+static void call_free(struct api_call *call)
+{
+	loop_timer_cancel(call->api->loop, call->timer);
+	disk_check_forget(call->disks);
+	free(call->event);
+	free(call);
+}
+
+/* Takes the call off its client's list: from here on nothing reaches it. */
+static void call_unlink(struct api_call *call)
+{
+	struct api_call **at = &call->client->calls;
+
+	while (*at != call)
+		at = &(*at)->next;
+	*at = call->next;
+	call->client->call_count--;
+	engine_forget(call->api->engine, call);
+}
+
+void call_drop(struct api_call *call)
+{
+	call_unlink(call);
+	call_free(call);
+}
+
+static void call_answer(struct api_call *call, json_t *message)
+{
+	struct client *client = call->client;
+
+	json_object_set_new(message, "id", json_integer((json_int_t)call->id));
+	client->heard_ms = loop_now_ms(call->api->loop);
+	call_drop(call);
+	client_send(client, message);
+}
+
+void call_result(struct api_call *call, json_t *result)
+{
+	json_t *message = json_object();
+
+	json_object_set_new(message, "result", result);
+	call_answer(call, message);
+}
+
+/* What to do next, where the error itself does not say it. */
+static const char *hint_of(enum err_code code)
+{
+	switch (code) {
+	case ERR_NO_QUORUM:
+		return "changes are refused until a majority of the nodes is back; 'watari status' shows who is missing";
+	case ERR_BUSY:
+		return "'watari task list' shows what is under way; wait for it, or stop it with 'watari vm cancel'";
+	case ERR_TIMEOUT:
+		return "the outcome is not known: 'watari task list' and 'watari log' show whether it was done";
+	case ERR_UNFIT:
+		return "'watari node list' and 'watari vm show' have the facts; --dry-run asks without changing anything";
+	case ERR_DENIED:
+		return "run as root, or have an administrator add you to the group in watarid.conf, [api] group=";
+	case ERR_NO_SPACE:
+		return "free some space on the storage that is named, then ask again";
+	case ERR_CONSUMED:
+		return "a saved state is resumed once; start the VM without it";
+	case ERR_NONE:
+	case ERR_USAGE:
+	case ERR_INVALID:
+	case ERR_NOT_FOUND:
+	case ERR_EXISTS:
+	case ERR_NEEDS_FORCE:
+	case ERR_CANCELLED:
+	case ERR_IO:
+	case ERR_CORRUPT:
+	case ERR_PROTOCOL:
+	case ERR_UNAVAILABLE:
+	case ERR_SYSTEM:
+	case ERR_CODE_COUNT:
+		break;
+	}
+	return "";
+}
+
+static json_t *error_json(const struct err *err, const char *hint)
+{
+	const struct err_info *info = err_info(err->code);
+	/* A text that was cut in the middle of a character is no UTF-8; jansson would refuse it. */
+	json_t *message = json_string(err->text);
+
+	return json_pack("{s:s, s:i, s:s, s:o, s:s}", "code", info->name, "exit", info->exit_status, "exit_name",
+		info->exit_name, "message", message ? message : json_string("the message is not valid text"), "hint",
+		hint);
+}
+
+void call_fail_hint(struct api_call *call, const struct err *err, const char *hint)
+{
+	json_t *message = json_object();
+
+	json_object_set_new(message, "error", error_json(err, hint));
+	call_answer(call, message);
+}
+
+void call_fail(struct api_call *call, const struct err *err)
+{
+	call_fail_hint(call, err, hint_of(err->code));
+}
+
+/* For lines that never became a call. */
+static void line_fail(struct client *client, json_t *id, const struct err *err)
+{
+	json_t *message = json_object();
+
+	json_object_set(message, "id", json_is_integer(id) ? id : json_null());
+	json_object_set_new(message, "error", error_json(err, hint_of(err->code)));
+	client_send(client, message);
+}
+
+static int check_line(const json_t *line, struct err *err)
+{
+	const char *key;
+	json_t *value;
+
+	if (!json_is_object(line))
+		return err_set(err, ERR_INVALID, "a call is an object: {\"id\":1,\"call\":\"…\",\"args\":{…}}");
+	json_object_foreach((json_t *)(uintptr_t)line, key, value)
+	{
+		if (strcmp(key, "id") != 0 && strcmp(key, "call") != 0 && strcmp(key, "args") != 0)
+			return err_set(err, ERR_USAGE, "unknown key '%.64s': a call has id, call and args", key);
+	}
+	const json_t *id = json_object_get(line, "id");
+	if (!json_is_integer(id) || json_integer_value(id) < 0)
+		return err_set(err, ERR_INVALID, "id: a whole number from 0 to %lld", (long long)INT64_MAX);
+	if (!json_is_string(json_object_get(line, "call")))
+		return err_set(err, ERR_INVALID, "call: text expected");
+	return 0;
+}
+
+static struct api_call *call_new(struct client *client, const struct api_verb *verb, uint64_t id)
+{
+	struct api_call *call = calloc(1, sizeof(*call));
+
+	assert(call);
+	call->api = client->api;
+	call->client = client;
+	call->verb = verb;
+	call->id = id;
+	call->next = client->calls;
+	client->calls = call;
+	client->call_count++;
+	return call;
+}
+
+void calls_take_line(struct client *client, const char *line, size_t size)
+{
+	struct err err = {0};
+	CLEANUP_JSON json_t *message = json_parse(line, size, &err);
+	json_t *id = json_object_get(message, "id");
+
+	if (!message || check_line(message, &err) < 0) {
+		line_fail(client, id, &err);
+		return;
+	}
+	const char *name = json_string_value(json_object_get(message, "call"));
+	const json_t *args = json_object_get(message, "args");
+	const struct api_verb *verb = verb_find(name);
+	if (!verb)
+		err_set(&err, ERR_USAGE, "no call '%.64s'; api.list has them all", name);
+	else if (client->call_count >= API_CALLS_MAX)
+		err_set(&err, ERR_BUSY, "%d calls of this client are outstanding already", API_CALLS_MAX);
+	else if (!client_may_call(client))
+		err_set(&err, ERR_DENIED, "user '%s' may not use this API", client->name);
+	else
+		calls_check_args(verb, args, &err);
+	if (err.code == ERR_DENIED)
+		log_warning("api: denied: %s asked for %s", client->name, verb->name);
+	if (err.code) {
+		line_fail(client, id, &err);
+		return;
+	}
+	struct api_call *call = call_new(client, verb, (uint64_t)json_integer_value(id));
+	verb->run(call, args);
+}
+
+static void submit_reply(void *ctx, const struct engine_reply *reply)
+{
+	struct api_call *call = ctx;
+	struct err err;
+
+	log_info("api: %s asked for %s%s: %s%s%s", call->client->name, call->verb->name,
+		call->try_only ? " (dry run)" : "", err_info(reply->code)->name, reply->text[0] ? ": " : "", reply->text);
+	if (reply->code) {
+		err_set(&err, reply->code, "%s", reply->text);
+		call_fail(call, &err);
+		return;
+	}
+	json_t *result = json_pack("{s:b}", "dry_run", call->try_only || call->event->dry_run);
+	json_object_set_new(result, "vm_uuid", json_string(call->event->vm));
+	if (reply->task)
+		json_object_set_new(result, "task", json_integer((json_int_t)reply->task));
+	if (reply->index)
+		json_object_set_new(result, "index", json_integer((json_int_t)reply->index));
+	if (reply->text[0])
+		json_object_set_new(result, "text", json_string(reply->text));
+	call_result(call, result);
+}
+
+void call_submit(struct api_call *call)
+{
+	assert(call->event);
+	snprintf(call->event->by, sizeof(call->event->by), "%s", call->client->name);
+	if (call->try_only) {
+		struct engine_reply reply = {0};
+		engine_try(call->api->engine, call->event, &reply);
+		submit_reply(call, &reply);
+		return;
+	}
+	engine_submit(call->api->engine, call->event, submit_reply, call);
+}

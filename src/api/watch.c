@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * News for those who wait: the end of a task, and the stream of changes. */
+#include "api/internal.h"
+
+#include <string.h>
+
+static bool wants_vm(const struct client *client, const char *vm_uuid)
+{
+	return !client->subscription.vm[0] || !strcmp(client->subscription.vm, vm_uuid);
+}
+
+static void send_event(struct client *client, const char *kind, const char *key, json_t *view)
+{
+	json_t *event = json_pack("{s:s, s:o}", "kind", kind, key, view);
+
+	client_send(client,
+		json_pack("{s:I, s:o}", "id", (json_int_t)client->subscription.id, "event", event));
+}
+
+static bool task_ended(const struct task *task)
+{
+	return task && task->state != TASK_RUNNING;
+}
+
+/* Answers every call that waits for this task. The list changes under the loop, so it starts again after each. */
+static void answer_waiters(struct client *client, const struct task *task)
+{
+	struct api_call *call = client->calls;
+
+	while (call) {
+		struct api_call *next = call->next;
+		if (call->wait_task == task->id) {
+			call_result(call, view_task(client->api, task));
+			next = client->closing ? NULL : client->calls;
+		}
+		call = next;
+	}
+}
+
+static void on_changed(void *ctx, int vm_index, uint64_t nodes, uint64_t task_id)
+{
+	struct api *api = ctx;
+	const struct cluster *cluster = engine_cluster(api->engine);
+	const struct vm *vm = vm_index >= 0 ? &cluster->vms[vm_index] : NULL;
+	const struct task *task = cluster_task_find(cluster, task_id);
+
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+		struct client *client = api->clients[i];
+		if (!client || client->closing)
+			continue;
+		if (client->subscription.on && vm && vm->def.uuid[0] && wants_vm(client, vm->def.uuid))
+			send_event(client, "vm", "vm", view_vm(api, vm, false));
+		if (client->subscription.on && task && wants_vm(client, task->vm_uuid))
+			send_event(client, "task", "task", view_task(api, task));
+		for (uint32_t id = 1; nodes && id <= NODES_MAX; id++)
+			if (client->subscription.on && (nodes & node_bit(id)) && !client->subscription.vm[0])
+				send_event(client, "node", "node", view_node(api, cluster_node(cluster, id)));
+		if (task_ended(task))
+			answer_waiters(client, task);
+	}
+}
+
+static void on_progress(void *ctx, const struct engine_progress *progress)
+{
+	struct api *api = ctx;
+
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+		struct client *client = api->clients[i];
+		if (client && client->subscription.on && client->subscription.progress && wants_vm(client, progress->vm))
+			send_event(client, "progress", "progress", view_progress(api, progress));
+	}
+}
+
+static void on_history(void *ctx, const struct engine_history *line)
+{
+	struct api *api = ctx;
+	const struct vm *vm = line->vm[0] ? cluster_vm_find(engine_cluster(api->engine), line->vm) : NULL;
+
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+		struct client *client = api->clients[i];
+		if (!client || !client->subscription.on || !client->subscription.log)
+			continue;
+		if (wants_vm(client, vm ? vm->def.uuid : ""))
+			send_event(client, "log", "line", view_history(api, line));
+	}
+}
+
+static void on_status(void *ctx)
+{
+	struct api *api = ctx;
+
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+		struct client *client = api->clients[i];
+		if (client && client->subscription.on && !client->subscription.vm[0])
+			send_event(client, "status", "status", view_status(api));
+	}
+}
+
+void watch_start(struct api *api)
+{
+	api->watcher = (struct engine_watcher){
+		.ctx = api,
+		.changed = on_changed,
+		.progress = on_progress,
+		.history = on_history,
+		.status = on_status,
+	};
+	engine_watch(api->engine, &api->watcher);
+}
+
+void watch_stop(struct api *api)
+{
+	engine_unwatch(api->engine, &api->watcher);
+}
+
+static void wait_over(void *ctx)
+{
+	struct api_call *call = ctx;
+	struct err err;
+
+	call->timer = NULL;
+	err_set(&err, ERR_TIMEOUT, "task %llu is still under way", (unsigned long long)call->wait_task);
+	call_fail_hint(call, &err, "it goes on; 'watari task wait' waits again, 'watari vm cancel' stops it");
+}
+
+void call_task_wait(struct api_call *call, const json_t *args)
+{
+	uint64_t id = (uint64_t)json_integer_value(json_object_get(args, "task"));
+	uint64_t timeout_ms = (uint64_t)json_integer_value(json_object_get(args, "timeout_ms"));
+	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), id);
+
+	if (!task || task_ended(task)) {
+		call_task_show(call, args);
+		return;
+	}
+	call->wait_task = id;
+	if (timeout_ms)
+		call->timer = loop_timer_set(call->api->loop, timeout_ms, wait_over, call);
+}
+
+void call_subscribe(struct api_call *call, const json_t *args)
+{
+	struct client *client = call->client;
+	struct subscription subscription = {.on = true, .id = call->id};
+	struct err err;
+
+	if (client->subscription.on) {
+		err_set(&err, ERR_EXISTS, "this connection has a subscription already");
+		call_fail_hint(call, &err, "open another connection for another subscription");
+		return;
+	}
+	if (json_object_get(args, "vm")) {
+		const struct vm *vm = call_vm(call, args);
+		if (!vm)
+			return;
+		strcpy(subscription.vm, vm->def.uuid);
+	}
+	subscription.progress = !json_is_false(json_object_get(args, "progress"));
+	subscription.log = json_is_true(json_object_get(args, "log"));
+	client->subscription = subscription;
+	call_result(call, json_pack("{s:b, s:I}", "subscribed", 1, "index",
+				  (json_int_t)engine_cluster(call->api->engine)->index));
+}
