@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of verbs: what there is to type. Everything that --help, the man pages and the completion say is here. */
+#include "cmd/cli.h"
+
+/* clang-format off */
+const struct opt cli_global_opts[] = {
+	{"output", 'o', "FORMAT", "how to print: table (for people) or json (for scripts)", "table json", 0, 0},
+	{"socket", 's', "PATH", "the daemon's socket (default $WATARI_SOCKET or /run/watari/api.sock)", 0, COMPLETE_FILE, 0},
+	{"quiet", 'q', NULL, "no progress on stderr", 0, 0, 0},
+	{"help", 'h', NULL, "what this verb does, with examples", 0, 0, 0},
+	{0},
+};
+
+const struct opt cli_change_opts[] = {
+	{"dry-run", 'n', NULL, "check everything, change nothing; say whether it would be done", 0, 0, 0},
+	{0},
+};
+
+const struct opt cli_task_opts[] = {
+	{"wait", 'w', NULL, "show progress and wait for the end (the default)", 0, 0, 0},
+	{"no-wait", 0, NULL, "return as soon as the cluster has taken the order", 0, 0, 0},
+	{"timeout", 't', "SECONDS", "give up waiting after this (exit status 124); the task goes on", 0, 0, 0},
+	{0},
+};
+
+#define VM {"VM", false, COMPLETE_VM}
+#define DEFINITION_OPTS \
+	{"memory", 'm', "SIZE", "RAM: 512M, 2G", 0, 0, 0}, \
+	{"vcpus", 'c', "COUNT", "virtual CPUs (default 1)", 0, 0, 0}, \
+	{"disk", 'd', "DISK", "PATH[,format=raw|qcow2][,bus=virtio|sata][,readonly]; may be repeated. The path must be " \
+		"the same on every node. A path that ends in .qcow2 has that format, any other is raw", \
+		0, COMPLETE_FILE, true}, \
+	{"network", 'N', "NETWORK", "BRIDGE[,model=virtio|e1000][,mac=ADDRESS]; may be repeated. The bridge has the same " \
+		"name on every node", 0, 0, true}, \
+	{"kernel", 0, "PATH", "boot this Linux kernel directly", 0, COMPLETE_FILE, 0}, \
+	{"initrd", 0, "PATH", "with this initial ramdisk", 0, COMPLETE_FILE, 0}, \
+	{"append", 0, "TEXT", "and this kernel command line", 0, 0, 0}, \
+	{"machine", 0, "TYPE", "versioned machine type (default pc-q35-7.2)", 0, 0, 0}, \
+	{"cpu", 0, "MODEL", "CPU model (default qemu64)", 0, 0, 0}, \
+	{"priority", 0, "LEVEL", "which VMs come first when there is not room for all", "high medium low none", 0, 0}, \
+	{"offline-action", 0, "ACTION", "what happens to it when its node is shut down", \
+		"save shutdown shutdown-forced turn-off", 0, 0}, \
+	{"file", 'f', "FILE", "take the definition from this file, or from stdin where it is '-'; the other options are " \
+		"applied on top", 0, COMPLETE_FILE, 0}
+
+const struct noun cli_nouns[] = {
+	{"node", "the servers of the cluster",
+		"A node is a server that takes part in the cluster. It is online when it is in the quorate membership and has "
+		"told what it can do (memory, CPUs, bridges); lost when it has left the membership."},
+	{"vm", "virtual machines: define, start, move, save",
+		"A virtual machine is known to the whole cluster: its definition is replicated, and every node can start it. It "
+		"runs on one node at a time. A quick migration saves the guest's memory to shared storage while the guest runs, "
+		"stops it for a moment, and lets it run on elsewhere in the same state to the last byte."},
+	{"task", "what is under way, and what was",
+		"Whatever takes time is a task with a number: a start, a shutdown, a move. Tasks go on when the command that "
+		"began them has ended, and when any daemon is restarted."},
+	{"api", "the calls behind this program",
+		"This program and the web console make the same calls over the daemon's socket: JSON lines, documented by "
+		"the daemon itself."},
+};
+const size_t cli_noun_count = ARRAY_SIZE(cli_nouns);
+
+const struct verb cli_verbs[] = {
+	{.name = "status", .run = run_status, .summary = "the whole cluster on one page",
+		.text = "Shows whether this node is in a quorate cluster and knows its current state, all nodes, all VMs, and the "
+			"tasks under way. Where something is wrong it says what, and what is being waited for.",
+		.examples = {"watari status", "watari status -o json"}},
+	{.name = "watch", .run = run_watch, .summary = "stream changes and progress until interrupted",
+		.opts = {{"vm", 0, "VM", "only news of this VM", 0, COMPLETE_VM, 0}},
+		.examples = {"watari watch", "watari watch --vm web -o json"}},
+	{.name = "log", .run = run_log, .summary = "what happened, and why",
+		.text = "Every change of the cluster is in its log with its reason: who asked, or which report decided.",
+		.opts = {
+			{"since", 'S', "TIME", "only what is newer: 10m, 2h, 1d, or '2024-05-01 12:00'", 0, 0, 0},
+			{"lines", 'l', "COUNT", "at most so many, the newest (default 50, at most 1000)", 0, 0, 0},
+			{"vm", 0, "VM", "only lines about this VM", 0, COMPLETE_VM, 0},
+			{"follow", 'F', NULL, "go on with what happens from now", 0, 0, 0}},
+		.examples = {"watari log", "watari log --since 2h --vm web", "watari log --follow"}},
+
+	{.noun = "node", .name = "list", .run = run_node_list, .summary = "all nodes with their memory and VMs",
+		.examples = {"watari node list", "watari node list -o json"}},
+	{.noun = "node", .name = "show", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_show,
+		.summary = "everything about one node", .examples = {"watari node show n2"}},
+
+	{.noun = "vm", .name = "list", .run = run_vm_list, .summary = "all VMs: state, node, size",
+		.opts = {
+			{"state", 0, "STATE", "only those in this state",
+				"off starting online stopping moving saving saved restoring blocked failed", 0, 0},
+			{"node", 0, "NODE", "only those on this node", 0, COMPLETE_NODE, 0}},
+		.examples = {"watari vm list", "watari vm list --state online --node n1", "watari vm list -o json"}},
+	{.noun = "vm", .name = "show", .operands = {VM}, .run = run_vm_show, .summary = "everything about one VM",
+		.text = "With --definition prints the definition as JSON, in the form that 'vm create --file' and 'vm edit --file' "
+			"take. To make a copy of a VM take out its uuid and its MACs.",
+		.opts = {{"definition", 'D', NULL, "print the definition alone, as JSON", 0, 0, 0}},
+		.examples = {"watari vm show web", "watari vm show web --definition > web.json"}},
+	{.noun = "vm", .name = "create", .operands = {{"NAME", true, COMPLETE_NONE}}, .run = run_vm_create, .changes = true,
+		.summary = "define a VM",
+		.text = "Defines a VM and pins its machine type, CPU model, addresses and slots, so that every node builds exactly the "
+			"same machine. It is off until it is started. The name has 1 to 63 characters of a-z, A-Z, 0-9, '.', '_' and "
+			"'-', the first a letter or a digit.",
+		.opts = {DEFINITION_OPTS, {"start", 0, NULL, "start it at once", 0, 0, 0}},
+		.examples = {
+			"watari vm create web --memory 2G --vcpus 2 --disk /srv/vm/web.qcow2 --network br0",
+			"watari vm create tiny --memory 256M --kernel /srv/vm/vmlinuz --initrd /srv/vm/initrd --append console=ttyS0",
+			"watari vm create --file web.json",
+			"watari vm create web2 --file web.json --memory 4G --dry-run"}},
+	{.noun = "vm", .name = "edit", .operands = {VM}, .run = run_vm_edit, .changes = true,
+		.summary = "change the definition of a VM that is off",
+		.text = "With options changes what they name: --disk and --network add a device, --remove takes one away by its id. "
+			"Without any opens the definition as JSON in $VISUAL or $EDITOR. An edit that somebody else made in the "
+			"meantime is not overwritten.",
+		.opts = {DEFINITION_OPTS,
+			{"remove", 0, "ID", "take away the disk or network with this id (disk0, net0)", 0, 0, true},
+			{"name", 0, "NAME", "give it another name", 0, 0, 0}},
+		.examples = {"watari vm edit web --memory 4G --vcpus 4", "watari vm edit web --remove disk1",
+			"EDITOR=nano watari vm edit web"}},
+	{.noun = "vm", .name = "start", .operands = {VM}, .run = run_vm_start, .changes = true, .has_task = true,
+		.summary = "start a VM; a saved one goes on where it was",
+		.text = "Starts the VM on the node with the most free memory, or where --on says. A VM that was saved is restored: its "
+			"guest goes on in the same state. With --discard-state the saved memory is thrown away and the guest boots, "
+			"as after a power cut.",
+		.opts = {
+			{"on", 0, "NODE", "start it there", 0, COMPLETE_NODE, 0},
+			{"discard-state", 0, NULL, "throw the saved memory away and boot", 0, 0, 0}},
+		.examples = {"watari vm start web", "watari vm start web --on n2", "watari vm start web --discard-state"}},
+	{.noun = "vm", .name = "shutdown", .operands = {VM}, .run = run_vm_shutdown, .changes = true, .has_task = true,
+		.summary = "ask the guest to power itself off",
+		.text = "Presses the virtual power button. A guest that does not listen goes on; 'vm stop' ends it.",
+		.examples = {"watari vm shutdown web", "watari vm shutdown web --timeout 60"}},
+	{.noun = "vm", .name = "stop", .operands = {VM}, .run = run_vm_stop, .changes = true, .has_task = true,
+		.summary = "power off at once, like pulling the cord",
+		.text = "What the guest has not written to its disks is lost. 'vm shutdown' is gentler.",
+		.examples = {"watari vm stop web"}},
+	{.noun = "vm", .name = "save", .operands = {VM}, .run = run_vm_save, .changes = true, .has_task = true,
+		.summary = "save the guest's memory to shared storage and power off",
+		.text = "'vm start' lets it go on, on any node, in the same state.",
+		.examples = {"watari vm save web", "watari vm save web && watari vm start web --on n3"}},
+	{.noun = "vm", .name = "move", .operands = {VM}, .run = run_vm_move, .changes = true, .has_task = true,
+		.summary = "move a running VM to another node",
+		.text = "A quick migration: the guest's memory is saved to shared storage while it runs; it stops for a moment, and "
+			"runs on at the target in the same state. Before anything stops the target proves that it can take the VM; "
+			"with --dry-run that is all that happens. A move that fails leaves the guest running where it was. At the "
+			"end the phases are shown with their times; the blackout is the time in which the guest did not run.",
+		.opts = {
+			{"to", 0, "NODE", "the target", 0, COMPLETE_NODE, 0},
+			{"type", 0, "TYPE", "how: quick (the default)", "quick", 0, 0}},
+		.examples = {"watari vm move web --to n2", "watari vm move web --type quick --to n2 --dry-run",
+			"watari vm move web --to n2 --no-wait"}},
+	{.noun = "vm", .name = "cancel", .operands = {VM}, .run = run_vm_cancel, .changes = true,
+		.summary = "stop the move or save that is under way; the guest runs on",
+		.text = "Possible until the guest has been stopped and its state sealed; from there on the move goes to its end.",
+		.examples = {"watari vm cancel web"}},
+	{.noun = "vm", .name = "console", .operands = {VM}, .run = run_vm_console,
+		.summary = "the serial console, on the node where the VM runs",
+		.text = "Ctrl-] leaves it. The console is a socket of the node on which the VM runs; on another node this says where to "
+			"go.",
+		.examples = {"watari vm console web"}},
+	{.noun = "vm", .name = "delete", .operands = {VM}, .run = run_vm_delete, .changes = true,
+		.summary = "forget a VM that is off; its disks stay",
+		.text = "On a terminal asks first. Elsewhere --yes is needed (exit status 107 without it). Disk images are never "
+			"touched; a saved memory is deleted with the VM.",
+		.opts = {{"yes", 'y', NULL, "do not ask", 0, 0, 0}},
+		.examples = {"watari vm delete web", "watari vm delete web --yes"}},
+
+	{.noun = "task", .name = "list", .run = run_task_list, .summary = "the newest tasks",
+		.opts = {
+			{"running", 'r', NULL, "only those under way", 0, 0, 0},
+			{"vm", 0, "VM", "only those of this VM", 0, COMPLETE_VM, 0}},
+		.examples = {"watari task list", "watari task list --running", "watari task list --vm web -o json"}},
+	{.noun = "task", .name = "show", .operands = {{"TASK", false, COMPLETE_TASK}}, .run = run_task_show,
+		.summary = "one task: how it ended, phases with times", .examples = {"watari task show 42"}},
+	{.noun = "task", .name = "wait", .operands = {{"TASK", false, COMPLETE_TASK}}, .run = run_task_wait,
+		.summary = "wait for a task with progress, exit as it ends",
+		.opts = {{"timeout", 't', "SECONDS", "give up waiting after this (exit status 124)", 0, 0, 0}},
+		.examples = {"watari task wait 42", "watari task wait 42 --timeout 60"}},
+
+	{.noun = "api", .name = "list", .run = run_api_list, .summary = "all calls with their arguments",
+		.examples = {"watari api list", "watari api list -o json"}},
+};
+/* clang-format on */
+const size_t cli_verb_count = ARRAY_SIZE(cli_verbs);
