@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * watari-stream save|load|check: the helper that carries a guest's state between QEMU and a directory. Everything it
+ * needs is inherited or said on its control channel: see stream/protocol.h and watari-stream(8). */
+#include "stream/protocol.h"
+#include "stream/save.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+static int die(const struct err *err)
+{
+	fprintf(stderr, "watari-stream: %s\n", err->text);
+	return err_info(err->code)->exit_status;
+}
+
+static int run(const struct control_ops *ops, void (*set)(void *work, struct control *control), void *work)
+{
+	struct err err;
+	struct control *control = control_new(STREAM_FD_CONTROL, ops, &err);
+
+	if (!control)
+		return die(&err);
+	set(work, control);
+	int status = control_run(control);
+	return status;
+}
+
+static void set_save(void *work, struct control *control)
+{
+	save_set_control(work, control);
+}
+
+static int verb_save(void)
+{
+	struct err err;
+	struct save *save = save_new(STREAM_FD_QEMU, STREAM_FD_DIRECTORY,
+		is_open(STREAM_FD_MEMORY) ? (int)STREAM_FD_MEMORY : -1, &err);
+
+	if (!save)
+		return die(&err);
+	struct control_ops ops = save_ops(save);
+	return run(&ops, set_save, save);
+}
+
+static const struct verb {
+	const char *name;
+	int fd_last; /* the highest descriptor that is kept */
+	int (*run)(void);
+} verbs[] = {
+	{"save", STREAM_FD_MEMORY, verb_save},
+};
+
+/* Memory of guests passes through here: no core dumps, no peeking. What was inherited by mistake is closed. */
+static void settle_in(int fd_last)
+{
+	prctl(PR_SET_DUMPABLE, 0);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	syscall(SYS_close_range, (unsigned)fd_last + 1, ~0U, 0);
+	for (int fd = STREAM_FD_CONTROL; fd <= fd_last; fd++)
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+int main(int argc, char **argv)
+{
+	struct err err;
+
+	for (size_t i = 0; argc == 2 && i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(argv[1], verbs[i].name))
+			continue;
+		settle_in(verbs[i].fd_last);
+		if (is_open(STREAM_FD_QEMU) && is_open(STREAM_FD_CONTROL) && is_open(STREAM_FD_DIRECTORY))
+			return verbs[i].run();
+		err_set(&err, ERR_USAGE, "descriptors %d, %d and %d must be inherited", STREAM_FD_QEMU, STREAM_FD_CONTROL,
+			STREAM_FD_DIRECTORY);
+		return die(&err);
+	}
+	err_set(&err, ERR_USAGE, "usage: watari-stream save|load|check, with inherited descriptors (started by watarid)");
+	return die(&err);
+}
