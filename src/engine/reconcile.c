@@ -121,8 +121,9 @@ static void do_run(const struct look *look)
 {
 	struct hypervisor *hv = look->engine->ports.hypervisor;
 	const struct duty *duty = &look->duty;
-	/* RESUME lets run what was loaded; RETURN what was being copied. */
-	uint64_t task = look->record->phase == MOVE_RESUME ? duty->state_task : duty->task;
+	/* RESUME lets run what was loaded for the task under way (a restore loads under another task than the one that
+	 * wrote the state); RETURN what was being copied. */
+	uint64_t task = duty->task ? duty->task : duty->state_task;
 	bool resumed = look->local->resumed_epoch == duty->epoch && look->local->resumed_task == task;
 
 	switch (look->info.state) {
@@ -147,10 +148,10 @@ static void do_run(const struct look *look)
 			hv->ops->run(hv, look->record->def.uuid, task, duty->epoch);
 		return;
 	case HV_LOADED:
-		if (look->info.task != duty->state_task)
+		if (look->info.task != task)
 			end_copy(look);
 		else
-			hv->ops->run(hv, look->record->def.uuid, duty->state_task, duty->epoch);
+			hv->ops->run(hv, look->record->def.uuid, task, duty->epoch);
 		return;
 	case HV_PREPARING:
 	case HV_STANDBY:

@@ -433,6 +433,25 @@ static void a_vm_starts_and_moves(void **state)
 	all_equal(w);
 }
 
+/* The state was written under one task and is loaded under another: a guest whose memory was saved must not boot. */
+static void a_saved_vm_goes_on_from_its_state(void **state)
+{
+	struct world *w = *state;
+
+	create_web(w);
+	assert_int_equal(ask(w, 2, (struct event){.kind = EVENT_VM_START, .target = 1}), ERR_NONE);
+	assert_int_equal(ask(w, 2, (struct event){.kind = EVENT_VM_SAVE}), ERR_NONE);
+	run_ms(w, 100);
+	assert_int_equal(web(w, 1)->state, VM_SAVED);
+	assert_int_equal(ask(w, 2, (struct event){.kind = EVENT_VM_START, .target = 3}), ERR_NONE);
+	run_ms(w, 100);
+	assert_int_equal(web(w, 1)->state, VM_ONLINE);
+	assert_int_equal(web(w, 1)->owner, 3);
+	assert_int_equal(w->machines[3].runs, 1);
+	assert_int_equal(w->machines[1].starts + w->machines[2].starts + w->machines[3].starts, 1);
+	all_equal(w);
+}
+
 /* A member that was away takes the state of the others, and finds its copy unowned. */
 static void a_member_that_was_away_catches_up(void **state)
 {
@@ -497,6 +516,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(three_nodes_come_to_one_history),
 		T(a_vm_starts_and_moves),
+		T(a_saved_vm_goes_on_from_its_state),
 		T(a_member_that_was_away_catches_up),
 		T(a_request_survives_a_view_change),
 		T(a_copy_that_died_is_started_again_once),
