@@ -74,6 +74,12 @@ struct client {
 	struct subscription subscription;
 };
 
+/* What subscribers were last told of a slot of the cluster's table of tasks. */
+struct api_task_seen {
+	uint64_t id;
+	enum task_state state;
+};
+
 struct api {
 	struct engine *engine;
 	struct loop *loop;
@@ -86,6 +92,7 @@ struct api {
 	struct loop_timer *reap_timer;
 	struct disk_check *disk_checks; /* threads under way */
 	struct client *clients[API_CLIENTS_MAX];
+	struct api_task_seen tasks_seen[TASKS_MAX];
 };
 
 /* server.c */

@@ -182,6 +182,7 @@ struct log_reader {
 	json_t *lines;
 	uint64_t since_ms;
 	const char *vm;
+	size_t count;
 };
 
 static void log_line_read(void *ctx, const struct engine_history *line)
@@ -191,6 +192,8 @@ static void log_line_read(void *ctx, const struct engine_history *line)
 	if (line->now_ms < reader->since_ms || (reader->vm && strcmp(reader->vm, line->vm) != 0))
 		return;
 	json_array_append_new(reader->lines, view_history(reader->api, line));
+	if (json_array_size(reader->lines) > reader->count)
+		json_array_remove(reader->lines, 0);
 }
 
 void call_log_list(struct api_call *call, const json_t *args)
@@ -200,9 +203,10 @@ void call_log_list(struct api_call *call, const json_t *args)
 		.lines = json_array(),
 		.since_ms = number_or(args, "since_ms", 0),
 		.vm = json_string_value(json_object_get(args, "vm")),
+		.count = (size_t)number_or(args, "count", PAGE_LINES),
 	};
 
-	engine_history_each(call->api->engine, number_or(args, "after", 0),
-		(uint32_t)number_or(args, "count", PAGE_LINES), log_line_read, &reader);
+	/* The engine hands out the oldest first; the newest are wanted, so all pass by. */
+	engine_history_each(call->api->engine, number_or(args, "after", 0), UINT32_MAX, log_line_read, &reader);
 	call_result(call, json_pack("{s:o}", "lines", reader.lines));
 }

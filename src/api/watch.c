@@ -22,18 +22,40 @@ static bool task_ended(const struct task *task)
 	return task && task->state != TASK_RUNNING;
 }
 
-/* Answers every call that waits for this task. The list changes under the loop, so it starts again after each. */
-static void answer_waiters(struct client *client, const struct task *task)
+/* Answers every call that waits for a task that has ended. The list changes under the loop, so it begins again after
+ * each answer. */
+static void answer_waiters(struct client *client)
 {
+	const struct cluster *cluster = engine_cluster(client->api->engine);
 	struct api_call *call = client->calls;
 
 	while (call) {
-		struct api_call *next = call->next;
-		if (call->wait_task == task->id) {
+		const struct task *task = cluster_task_find(cluster, call->wait_task);
+		if (task_ended(task)) {
 			call_result(call, view_task(client->api, task));
-			next = client->closing ? NULL : client->calls;
+			call = client->closing ? NULL : client->calls;
+		} else {
+			call = call->next;
 		}
-		call = next;
+	}
+}
+
+/* The engine names VMs and nodes; a task changes along with its VM, and is found by comparing with what was sent. */
+static void send_tasks(struct api *api)
+{
+	const struct cluster *cluster = engine_cluster(api->engine);
+
+	for (uint32_t t = 0; t < cluster->task_count; t++) {
+		const struct task *task = &cluster->tasks[t];
+		struct api_task_seen *seen = &api->tasks_seen[t];
+		if (seen->id == task->id && seen->state == task->state)
+			continue;
+		*seen = (struct api_task_seen){task->id, task->state};
+		for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+			struct client *client = api->clients[i];
+			if (client && client->subscription.on && wants_vm(client, task->vm_uuid))
+				send_event(client, "task", "task", view_task(api, task));
+		}
 	}
 }
 
@@ -42,22 +64,22 @@ static void on_changed(void *ctx, int vm_index, uint64_t nodes, uint64_t task_id
 	struct api *api = ctx;
 	const struct cluster *cluster = engine_cluster(api->engine);
 	const struct vm *vm = vm_index >= 0 ? &cluster->vms[vm_index] : NULL;
-	const struct task *task = cluster_task_find(cluster, task_id);
 
+	(void)task_id;
 	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
 		struct client *client = api->clients[i];
 		if (!client || client->closing)
 			continue;
 		if (client->subscription.on && vm && vm->def.uuid[0] && wants_vm(client, vm->def.uuid))
 			send_event(client, "vm", "vm", view_vm(api, vm, false));
-		if (client->subscription.on && task && wants_vm(client, task->vm_uuid))
-			send_event(client, "task", "task", view_task(api, task));
 		for (uint32_t id = 1; nodes && id <= NODES_MAX; id++)
 			if (client->subscription.on && (nodes & node_bit(id)) && !client->subscription.vm[0])
 				send_event(client, "node", "node", view_node(api, cluster_node(cluster, id)));
-		if (task_ended(task))
-			answer_waiters(client, task);
 	}
+	send_tasks(api);
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++)
+		if (api->clients[i] && !api->clients[i]->closing)
+			answer_waiters(api->clients[i]);
 }
 
 static void on_progress(void *ctx, const struct engine_progress *progress)
@@ -105,6 +127,7 @@ void watch_start(struct api *api)
 		.history = on_history,
 		.status = on_status,
 	};
+	send_tasks(api); /* no client yet: only notes what is old */
 	engine_watch(api->engine, &api->watcher);
 }
 

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * port/loop.h on poll(2), in real time: for tests that need sockets and threads but not the daemon's own loop. */
+#pragma once
+
+#include "port/loop.h"
+
+struct loop *poll_loop_new(void);
+void poll_loop_free(struct loop *loop);
+/* Runs what is due, and waits at most this long for more. */
+void poll_loop_once(struct loop *loop, int wait_ms);
