@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * watari-stream save|load|check: the helper that carries a guest's state between QEMU and a directory. Everything it
  * needs is inherited or said on its control channel: see stream/protocol.h and watari-stream(8). */
+#include "stream/load.h"
 #include "stream/protocol.h"
 #include "stream/save.h"
 
@@ -30,8 +31,8 @@ static int run(const struct control_ops *ops, void (*set)(void *work, struct con
 	if (!control)
 		return die(&err);
 	set(work, control);
-	int status = control_run(control);
-	return status;
+	/* Nothing is taken down: the work is over, and a read that hangs must not keep the process. */
+	return control_run(control);
 }
 
 static void set_save(void *work, struct control *control)
@@ -51,12 +52,40 @@ static int verb_save(void)
 	return run(&ops, set_save, save);
 }
 
+static void set_load(void *work, struct control *control)
+{
+	load_set_control(work, control);
+}
+
+static int load_from(int socket)
+{
+	struct err err;
+	struct load *load = load_new(socket, STREAM_FD_DIRECTORY, &err);
+
+	if (!load)
+		return die(&err);
+	struct control_ops ops = load_ops(load);
+	return run(&ops, set_load, load);
+}
+
+static int verb_load(void)
+{
+	return load_from(STREAM_FD_QEMU);
+}
+
+static int verb_check(void)
+{
+	return load_from(-1);
+}
+
 static const struct verb {
 	const char *name;
 	int fd_last; /* the highest descriptor that is kept */
 	int (*run)(void);
 } verbs[] = {
 	{"save", STREAM_FD_MEMORY, verb_save},
+	{"load", STREAM_FD_DIRECTORY, verb_load},
+	{"check", STREAM_FD_DIRECTORY, verb_check},
 };
 
 /* Memory of guests passes through here: no core dumps, no peeking. What was inherited by mistake is closed. */

@@ -47,10 +47,11 @@
  *	early_sync	bool: also fdatasync while copying (default false: write-back is only begun early)
  * start of load:
  *	mode		"postcopy" | "eager", required
+ *	ram_bytes	number, required: the memory of the QEMU that waits; the state must have as much
  *	verify		"served" (default): each page before it is sent | "all": every page before anything is sent
  *	expect		object: each member must be in the manifest's facts with an equal value, else code "unfit"
  * start of check:
- *	verify		as above ("served": manifest, sizes, device and sums only); expect: as above
+ *	verify		as above ("served": manifest, sizes, device and sums only); ram_bytes, expect: as above
  *
  * Events (member "event"). Milestones, in their order; each has "at_ns" (CLOCK_REALTIME) and is replayed:
  *	save	`copying`	room is reserved, the stream is being read: now tell QEMU to migrate

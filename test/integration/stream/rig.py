@@ -302,3 +302,59 @@ class Rig:
         os.close(write_end)
         vm.qmp("migrate", uri="fd:state")
         return helper, read_end
+
+    def standby(self):
+        """A QEMU that waits, and the socket over which it will take a state."""
+        o = self.options
+        vm = Vm(self, incoming=True)
+        vm.qmp("migrate-set-capabilities", capabilities=[
+            {"capability": "events", "state": True},
+            {"capability": "postcopy-ram", "state": o["mode"] == "postcopy"}])
+        path = vm.dir / "incoming"
+        vm.qmp("migrate-incoming", uri=f"unix:{path}")
+        return vm, connect(path)
+
+    def load_begin(self, state, vm, sock, **start):
+        helper = Helper(self, "load", sock.fileno(), state)
+        sock.close()
+        helper.send("start", **{"mode": self.options["mode"], "verify": self.options["verify"],
+                                "ram_bytes": self.options["mib"] * MIB, "expect": {"vm": "test"}, **start})
+        return helper
+
+    def load(self, state, vm, sock, **start):
+        """Loads a state and lets the guest run. Returns what was measured."""
+        began = time.time_ns()
+        helper = self.load_begin(state, vm, sock, **start)
+        loaded = helper.wait("loaded")
+        events = len(vm.qmp.lines.lines)
+        ticks = len(vm.serial.lines)
+        vm.qmp("cont")
+        resumed_ns = vm.qmp.event("RESUME", events)
+        _, tick_ns, _ = vm.serial.wait(lambda l: l.startswith("tick"), ticks)
+        filled = helper.wait("filled")
+        figures = filled["figures"]
+        assert helper.quit() == 0
+        ms = lambda a, b: round((b - a) / 1e6, 1)
+        return {"helper": helper, "resumed_ns": resumed_ns}, {
+            "spawn_ms": ms(began, figures["started_ns"]),
+            "validate_ms": ms(figures["started_ns"], figures["validated_ns"]),
+            "load_ms": ms(figures["validated_ns"], figures["loaded_ns"]),
+            "cont_ms": ms(figures["loaded_ns"], resumed_ns),
+            "first_tick_ms": ms(resumed_ns, tick_ns),
+            "fill_ms": ms(resumed_ns, figures["filled_ns"]),
+            "requests": figures["requests"], "served": figures["requests_served"],
+            "request_us": [figures["request_us_avg"], figures["request_us_p99"], figures["request_us_max"]],
+        }
+
+    def hop(self, vm, **start):
+        """One move: returns the new VM, what was measured, and the state's directory (removed)."""
+        target, sock = self.standby()
+        state, sealed, saved = self.save(vm, **start)
+        loaded, measured = self.load(state, target, sock)
+        saved.update(measured)
+        saved["blackout_ms"] = round((loaded["resumed_ns"] - vm.stop_ns) / 1e6, 1)
+        assert sorted(p.name for p in state.iterdir()) == ["device", "manifest", "ram", "sums"]
+        shutil.rmtree(state)
+        vm.qmp("quit")
+        vm.process.wait(30)
+        return target, saved
