@@ -100,8 +100,14 @@ static int enter(pid_t target, char **argv)
 	sigset_t all, old;
 	int status;
 
+	char *cwd = getcwd(NULL, 0);
+
 	if (pidfd < 0 || setns(pidfd, CLONE_NEWPID | MACHINE_NAMESPACES) < 0)
 		return fail("entering the machine (powered off?)") + 124;
+	/* Where the caller was, if there is such a place in the machine. */
+	if (cwd && chdir(cwd) < 0 && chdir("/") < 0)
+		return fail("/") + 124;
+	free(cwd);
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &old);
 	pid_t self = getpid();

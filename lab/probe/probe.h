@@ -58,7 +58,8 @@ struct udp_run {
 	uint64_t last_counter;
 	uint8_t nonce[16];
 	char first_nonce[33], last_nonce[33];
-	struct gap *gaps; /* in order of time */
+	int64_t longest_ns; /* silence between two answers, or up to the end */
+	struct gap *gaps;   /* in order of time */
 	uint32_t gap_count, gap_capacity;
 };
 

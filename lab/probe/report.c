@@ -90,16 +90,6 @@ static void print_ms(FILE *out, const char *name, int64_t ns, const char *after)
 		fprintf(out, "\"%s\":%.3f%s", name, ms(ns), after);
 }
 
-static struct gap longest_gap(const struct udp_run *run)
-{
-	struct gap longest = {0};
-
-	for (uint32_t i = 0; i < run->gap_count; i++)
-		if (run->gaps[i].end_ns - run->gaps[i].begin_ns > longest.end_ns - longest.begin_ns)
-			longest = run->gaps[i];
-	return longest;
-}
-
 static void json_gap(const struct udp_run *run, const struct gap *gap, int64_t to_real, FILE *out)
 {
 	struct latency before = latency_of(run, gap->begin_ns - BEFORE_NS, gap->begin_ns);
@@ -132,7 +122,6 @@ static void json_windows(const struct udp_run *run, int64_t to_real, FILE *out)
 
 void report_udp(const struct udp_run *run, const struct probe_options *options, FILE *out)
 {
-	const struct gap longest = longest_gap(run);
 	const struct latency all = latency_of(run, INT64_MIN, INT64_MAX);
 	const int64_t to_real = real_ns() - mono_ns();
 
@@ -142,7 +131,7 @@ void report_udp(const struct udp_run *run, const struct probe_options *options, 
 			ms(all.max_ns));
 		fprintf(out,
 			"longest silence %.1f ms (%u silences of %u ms or more; the probe was at most %.1f ms late)\n",
-			ms(longest.end_ns - longest.begin_ns), run->gap_count, options->gap_ms, ms(run->max_late_ns));
+			ms(run->longest_ns), run->gap_count, options->gap_ms, ms(run->max_late_ns));
 		fprintf(out, "nonce %s, changed %u times; counter went back %u times; doubled answers %u\n",
 			run->answered ? run->last_nonce : "none", run->nonce_changes, run->counter_back,
 			run->duplicates);
@@ -153,7 +142,7 @@ void report_udp(const struct udp_run *run, const struct probe_options *options, 
 	fprintf(out, "\"first_nonce\":\"%s\",\"last_nonce\":\"%s\",\"nonce_changes\":%u,\"counter_back\":%u,",
 		run->first_nonce, run->last_nonce, run->nonce_changes, run->counter_back);
 	fprintf(out, "\"last_counter\":%" PRIu64 ",", run->last_counter);
-	print_ms(out, "blackout_ms", longest.end_ns - longest.begin_ns, ",");
+	print_ms(out, "blackout_ms", run->longest_ns, ",");
 	print_ms(out, "max_late_ms", run->max_late_ns, ",");
 	print_ms(out, "p50_ms", all.p50_ns, ",");
 	print_ms(out, "p99_ms", all.p99_ns, ",");

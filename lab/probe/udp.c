@@ -68,6 +68,8 @@ static void note_gap(struct udp *udp, uint32_t seq, int64_t now, int rebooted)
 	struct udp_run *run = &udp->run;
 	struct gap gap = {.begin_ns = run->last_answer_ns, .end_ns = now, .rebooted = rebooted};
 
+	if (now - run->last_answer_ns > run->longest_ns)
+		run->longest_ns = now - run->last_answer_ns;
 	if (now - run->last_answer_ns < udp->options->gap_ms * NS_PER_MS && !rebooted)
 		return;
 	if (seq > run->last_seq) {

@@ -50,8 +50,13 @@ def wait_until(condition, timeout, what, every=0.05):
 
 
 class Lab:
-    def __init__(self, nodes=3, name=None, build=BUILD, daemon=True):
-        self.count, self.build, self.daemon = nodes, pathlib.Path(build), daemon
+    def __init__(self, nodes=3, name=None, build=BUILD, daemon=True, storage_mib=0, storage_fuse=False):
+        """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage", "hang")
+        and "error" become possible, at the price of FUSE's speed."""
+        self.count, self.build = nodes, pathlib.Path(build)
+        self.options = [] if daemon else ["--no-daemon"]
+        self.options += ["--storage-mib", storage_mib] if storage_mib else []
+        self.options += ["--storage-fuse"] if storage_fuse else []
         self.name = name or f"t{os.getpid()}-{next(_serial)}"
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
         self.run_dir, self.store = RUN_BASE / self.name, STORE_BASE / self.name
@@ -70,7 +75,7 @@ class Lab:
         self.down()
 
     def up(self, *args):
-        self.tool("up", "--nodes", self.count, "--build", self.build, *(() if self.daemon else ("--no-daemon",)), *args)
+        self.tool("up", "--nodes", self.count, "--build", self.build, *self.options, *args)
         return self
 
     def down(self):

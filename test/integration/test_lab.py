@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 
@@ -155,6 +156,54 @@ def test_storage_can_be_cut_for_one_node(lab):
     lab.sh("n3", "echo 2 > /srv/watari/shared-file")
     lab.heal("n2", "storage")
     assert lab.sh("n2", "cat /srv/watari/shared-file; touch /srv/watari/shared-file") == "2"
+
+
+def test_storage_can_be_full_hang_and_fail():
+    """Whoever has a file open must feel it too: that is what a lost path to a disk array is like."""
+    with Lab(nodes=2, daemon=False, storage_mib=64, storage_fuse=True) as lab:
+        assert "No space left" in lab.exec("n1", "dd", "if=/dev/zero", "of=/srv/watari/fill", "bs=1M", check=False).stderr
+        lab.sh("n1", "rm /srv/watari/fill; echo 1 > /srv/watari/file")
+        reader = "import os, sys; f = os.open('/srv/watari/file', os.O_RDONLY); sys.stdout.write('open\\n'); " \
+                 "sys.stdout.flush(); sys.stdin.readline(); os.posix_fadvise(f, 0, 0, 4); print(os.pread(f, 1, 0))"
+        process = lab.popen("exec", "n2", "--", "/usr/bin/python3", "-c", reader, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout.readline() == "open\n"
+        lab.cut("n2", "storage", "hang")
+        assert lab.status()["n2"]["storage"] == "hang"
+        touch = lab.popen("exec", "n2", "--", "touch", "/srv/watari/file2")
+        with pytest.raises(subprocess.TimeoutExpired):
+            touch.wait(1)
+        assert lab.exec("n1", "cat", "/srv/watari/file").stdout == "1\n", "only n2's way to it is cut"
+        lab.heal("n2", "storage")
+        assert touch.wait(10) == 0
+        lab.cut("n2", "storage", "error")
+        assert "Transport endpoint" in process.communicate("go\n", timeout=10)[1]
+        lab.heal("n2", "storage")
+        assert lab.sh("n2", "cat /srv/watari/file") == "1"
+        lab.cut("n2", "storage", "hang")
+        stuck = lab.popen("exec", "n2", "--", "bash", "-c", "echo in; touch /srv/watari/file3", stdout=subprocess.PIPE)
+        assert stuck.stdout.readline() == "in\n"
+        lab.power_off("n2")
+        assert stuck.wait(10) == 137
+
+
+def test_up_that_was_killed_can_be_repeated_or_taken_down():
+    """People press Ctrl-C, and machines run out of memory, in the middle of things."""
+    lab = Lab(nodes=3, daemon=False)
+    try:
+        for delay in (0.05, 0.2, 0.4, 0.7, 1.1, 1.6):
+            process = lab.popen("up", "--no-daemon", stderr=subprocess.DEVNULL, start_new_session=True)
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if delay in (0.2, 0.7):
+                lab.down()
+                assert traces(lab.name) == []
+        lab.up()
+        assert all(node["quorate"] and node["members"] == 3 for node in lab.status().values())
+    finally:
+        lab.down()
+    assert traces(lab.name) == []
 
 
 def test_nodes_are_apart(lab):
