@@ -19,7 +19,7 @@ enum { GROUP_MESSAGE_MAX = 256 * 1024 }; /* corosync takes 1 MiB; larger things 
 
 struct group_view {
 	uint64_t ring_seq; /* rises with each view of one cluster, except when corosync's own state is lost */
-	bool quorate;
+	bool quorate; /* corosync's word, and enough daemons among the members: a majority, or all nodes of the ring */
 	uint32_t expected_votes;
 	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
 };

@@ -45,6 +45,7 @@ struct corosync {
 
 	struct ring cpg_ring, quorum_ring;
 	uint64_t ring_members; /* by CPG's totem callback */
+	bool ring_changing;    /* a member went down with its node: the ring's own callback comes after */
 	uint64_t cpg_members;
 	bool in_cpg;
 	bool quorate;
@@ -95,7 +96,12 @@ static void on_members(cpg_handle_t handle, const struct cpg_name *name, const s
 {
 	struct corosync *cs = of_cpg(handle);
 
-	(void)name, (void)left, (void)left_count, (void)joined, (void)joined_count;
+	(void)name, (void)joined, (void)joined_count;
+	/* Seen with corosync 3.1.7: CPG tells the members that were lost before it names the ring that lost them. Until then
+	 * the quorum that is known is that of the ring before, and a node cut off would take itself for quorate. */
+	for (size_t i = 0; i < left_count; i++)
+		if (left[i].reason == CPG_REASON_NODEDOWN)
+			cs->ring_changing = true;
 	cs->cpg_members = 0;
 	for (size_t i = 0; i < count; i++)
 		cs->cpg_members |= bit(members[i].nodeid);
@@ -108,6 +114,7 @@ static void on_totem(cpg_handle_t handle, struct cpg_ring_id ring, uint32_t coun
 	struct corosync *cs = of_cpg(handle);
 
 	cs->cpg_ring = (struct ring){.leader = ring.nodeid, .seq = ring.seq};
+	cs->ring_changing = false;
 	cs->ring_members = 0;
 	for (uint32_t i = 0; i < count; i++)
 		cs->ring_members |= bit(members[i]);
@@ -167,13 +174,20 @@ static void dispatch_later(void *ctx)
 		dispatch_cpg(cs, EPOLLIN);
 }
 
+/* corosync counts its own nodes; what may change the cluster is a majority of watarids. Where the ring itself has fewer
+ * (two_node, a witness), all of it must be there: else one daemon of three, started first, would write a history alone. */
+static bool members_quorate(const struct corosync *cs)
+{
+	uint32_t members = (uint32_t)__builtin_popcountll(cs->cpg_members);
+
+	return cs->quorate && (members > cs->expected_votes / 2 || cs->cpg_members == cs->ring_members);
+}
+
 static void view_if_due(struct corosync *cs)
 {
-	struct group_view view = {.ring_seq = cs->cpg_ring.seq,
-		.quorate = cs->quorate,
-		.members = cs->cpg_members};
+	struct group_view view = {.ring_seq = cs->cpg_ring.seq, .members = cs->cpg_members};
 
-	bool ready = same_ring(&cs->cpg_ring, &cs->quorum_ring) && cs->cpg_ring.seq;
+	bool ready = same_ring(&cs->cpg_ring, &cs->quorum_ring) && cs->cpg_ring.seq && !cs->ring_changing;
 	pause_cpg(cs, cpg_ahead(cs));
 	/* A member of the group that is not in the ring has died with it; its leaving is the next callback. */
 	if (!cs->view_due || !ready || !cs->in_cpg || (cs->cpg_members & ~cs->ring_members))
@@ -181,6 +195,7 @@ static void view_if_due(struct corosync *cs)
 	cs->view_due = false;
 	read_votes(cs);
 	view.expected_votes = cs->expected_votes;
+	view.quorate = members_quorate(cs);
 	cs->callbacks.view(cs->callbacks.ctx, &view);
 }
 
@@ -264,6 +279,7 @@ static void disconnect(struct corosync *cs)
 	cs->cpg_members = 0;
 	cs->quorate = false;
 	cs->view_due = false;
+	cs->ring_changing = false;
 	memset(&cs->cpg_ring, 0, sizeof(cs->cpg_ring));
 	memset(&cs->quorum_ring, 0, sizeof(cs->quorum_ring));
 	queue_clear(cs);
