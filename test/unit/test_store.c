@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The store as the engine uses it. What goes wrong beneath it is in test_store_faults.c. */
+#include "store_world.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int setup(void **state)
+{
+	struct world *world = malloc(sizeof(*world));
+	world_init(world);
+	*state = world;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	world_fini(*state);
+	free(*state);
+	return 0;
+}
+
+static uint64_t read_from(struct world *world, uint64_t from, uint32_t count)
+{
+	struct store_reader reader = world_reader(world);
+	struct err err = {0};
+	if (world->store->ops->read(world->store, from, count, &reader, &err) < 0)
+		fail_msg("%s", err.text);
+	return world->first ? world->last - world->first + 1 : 0;
+}
+
+static void what_was_durable_is_loaded(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	assert_string_equal(world->uuid, "");
+	assert_int_equal(world->last, 0);
+	world_append(world, 1, 300, 4);
+	world_must_flush(world, 300);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->first, 1);
+	assert_int_equal(world->last, 300);
+	assert_int_equal(world->last_term, 4);
+	world_append(world, 301, 301, 5);
+	world_must_flush(world, 301);
+}
+
+/* The engine asks for a flush after a sync in which it got nothing new, and waits for the answer. */
+static void a_flush_of_nothing_is_answered(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 3, 1);
+	world_must_flush(world, 3);
+	world->durables = 0;
+	world_must_flush(world, 3);
+	assert_int_equal(world->durables, 1);
+}
+
+/* Ten flushes while the first one runs are not ten fsyncs. The last answer covers all. */
+static void flushes_in_a_row_become_few_transactions(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	for (uint64_t i = 1; i <= 1000; i++) {
+		world_append(world, i, i, 1);
+		world->store->ops->flush(world->store);
+	}
+	world_must_flush(world, 1000);
+	assert_in_range(world->durables, 1, 900);
+}
+
+static void the_log_under_a_snapshot_stays_readable(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 50, 1);
+	world_install(world, 40, 1, 10000, true);
+	world_must_flush(world, 50);
+	world_close(world);
+	world_must_open(world);
+	assert_string_equal(world->uuid, UUID_A);
+	assert_int_equal(world->snapshot, 40);
+	assert_int_equal(world->first, 41);
+	assert_int_equal(world->last, 50);
+	assert_int_equal(read_from(world, 1, 1000), 50);
+	assert_int_equal(read_from(world, 20, 7), 7);
+	assert_int_equal(world->first, 20);
+	assert_int_equal(read_from(world, 51, 7), 0);
+	/* The reader sees what the writer does while it is open. */
+	world_append(world, 51, 60, 2);
+	world_must_flush(world, 60);
+	assert_int_equal(read_from(world, 1, 1000), 60);
+}
+
+static void another_members_history_replaces_the_own(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 50, 1);
+	world_must_flush(world, 50);
+	world_append(world, 51, 55, 1);
+	world_install(world, 45, 3, 100, false);
+	world_append(world, 46, 47, 3);
+	world_must_flush(world, 47);
+	assert_int_equal(read_from(world, 1, 1000), 2);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->snapshot, 45);
+	assert_int_equal(world->snapshot_term, 3);
+	assert_int_equal(world->first, 46);
+	assert_int_equal(world->last, 47);
+	/* A snapshot alone is a history too. */
+	world_install(world, 1000, 9, 100, false);
+	world_must_flush(world, 1000);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->snapshot, 1000);
+	assert_int_equal(world->first, 0);
+	world_append(world, 1001, 1001, 9);
+	world_must_flush(world, 1001);
+}
+
+static void a_lost_history_is_truncated_and_replaced(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 50, 1);
+	world_must_flush(world, 50);
+	world->store->ops->truncate(world->store, 60); /* nothing is above it */
+	world->store->ops->truncate(world->store, 30);
+	world_append(world, 31, 35, 2);
+	world_must_flush(world, 35);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->last, 35);
+	assert_int_equal(world->last_term, 2);
+	assert_int_equal(read_from(world, 1, 1000), 35);
+	/* Down to the snapshot, so that no entry is left. */
+	world_install(world, 35, 2, 10, false);
+	world_append(world, 36, 40, 2);
+	world_must_flush(world, 40);
+	world->store->ops->truncate(world->store, 35);
+	world_must_flush(world, 35);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->snapshot, 35);
+	assert_int_equal(world->last, 35);
+}
+
+/* An answer that comes after a truncate must not speak of what was truncated: it would be acknowledged to others. */
+static void durable_speaks_of_the_log_as_it_is_now(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 50, 1);
+	world->store->ops->flush(world->store);
+	world->store->ops->truncate(world->store, 10);
+	world_append(world, 11, 20, 2);
+	world_flush(world, 10); /* the first answer; the other flush may have joined it */
+	assert_true(world->durable == 10 || world->durable == 20);
+	world_must_flush(world, 20);
+
+	world_append(world, 21, 90, 2);
+	world->store->ops->flush(world->store);
+	world_install(world, 70, 3, 10, false);
+	world->durable = 1;
+	world->store->ops->flush(world->store);
+	world_must_flush(world, 70);
+	assert_true(world->durables > 0);
+}
+
+static void a_second_process_is_refused(void **state)
+{
+	struct world *world = *state;
+	struct err err;
+	int status;
+	world_must_open(world);
+	pid_t child = fork();
+	if (!child) {
+		struct store_callbacks none = {0};
+		struct store *store = store_sqlite_open(&world->config, world->loop, &none, &err);
+		_exit(store || err.code != ERR_BUSY || !strstr(err.text, "another process") ? 1 : 0);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	world_close(world);
+	world_must_open(world);
+}
+
+static void the_kept_log_is_bounded(void **state)
+{
+	struct world *world = *state;
+	world->config.keep_entries = 100;
+	world_must_open(world);
+	for (uint64_t i = 0; i < 10; i++) {
+		world_append(world, i * 100 + 1, i * 100 + 100, 1);
+		world_install(world, i * 100 + 90, 1, 10, true);
+		world_must_flush(world, i * 100 + 100);
+	}
+	assert_int_equal(read_from(world, 1, 10000), 100);
+	assert_int_equal(world->first, 901);
+	world_close(world);
+	world->config.keep_entries = 1000;
+	world->config.keep_bytes = 50 * 1000;
+	world_must_open(world);
+	for (uint64_t i = 10; i < 30; i++) {
+		world_append(world, i * 100 + 1, i * 100 + 100, 1);
+		world_install(world, i * 100 + 90, 1, 10, true);
+		world_must_flush(world, i * 100 + 100);
+	}
+	/* About 800 bytes each; whole steps are forgotten, never what is above the snapshot. */
+	assert_in_range(read_from(world, 1, 10000), 10, 70);
+	assert_int_equal(world->last, 3000);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->first, 2991);
+	assert_int_equal(world->last, 3000);
+}
+
+/* A node that is configured for another cluster must not bring its old log into it. */
+static void a_new_store_remembers_its_cluster(void **state)
+{
+	struct world *world = *state;
+	world->config.uuid = UUID_B;
+	world_must_open(world);
+	assert_string_equal(world->uuid, UUID_B);
+	world_close(world);
+	world->config.uuid = UUID_A;
+	world_must_open(world);
+	assert_string_equal(world->uuid, UUID_B);
+}
+
+static void sql(struct world *world, const char *text)
+{
+	char path[100];
+	sqlite3 *sqlite;
+	snprintf(path, sizeof(path), "%s/store.db", world->dir);
+	assert_int_equal(sqlite3_open(path, &sqlite), SQLITE_OK);
+	if (sqlite3_exec(sqlite, text, NULL, NULL, NULL) != SQLITE_OK)
+		fail_msg("%s", sqlite3_errmsg(sqlite));
+	sqlite3_close(sqlite);
+}
+
+/* What version 1 made: no hashes. Its content stays, and is guarded from then on. */
+static void an_older_schema_is_upgraded(void **state)
+{
+	struct world *world = *state;
+	struct err err = {0};
+	sql(world, "CREATE TABLE entry (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, bytes BLOB NOT NULL) STRICT;"
+		   "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), idx INTEGER NOT NULL,"
+		   " term INTEGER NOT NULL, bytes BLOB NOT NULL) STRICT;"
+		   "CREATE TABLE cluster (id INTEGER PRIMARY KEY CHECK (id = 1), uuid TEXT NOT NULL) STRICT;"
+		   "INSERT INTO snapshot VALUES (1, 7, 2, x'0708090a');"
+		   "INSERT INTO cluster VALUES (1, '" UUID_A "');"
+		   "PRAGMA application_id=0x77746172; PRAGMA user_version=1");
+	world_must_open(world);
+	assert_int_equal(world->snapshot, 7);
+	assert_string_equal(world->uuid, UUID_A);
+	world_append(world, 8, 9, 2);
+	world_must_flush(world, 9);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->last, 9);
+	world_close(world);
+	sql(world, "UPDATE entry SET term = 3 WHERE idx = 9");
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_CORRUPT);
+	assert_non_null(strstr(err.text, "entry 9"));
+}
+
+static void a_newer_schema_is_refused(void **state)
+{
+	struct world *world = *state;
+	struct err err = {0};
+	world_must_open(world);
+	world_close(world);
+	sql(world, "PRAGMA user_version=77");
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_INVALID);
+	assert_non_null(strstr(err.text, "schema version 77"));
+}
+
+static void somebody_elses_file_is_refused_and_untouched(void **state)
+{
+	struct world *world = *state;
+	struct err err = {0};
+	char path[100];
+	sql(world, "CREATE TABLE other (a)");
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_INVALID);
+	assert_non_null(strstr(err.text, "not a store"));
+	sql(world, "SELECT a FROM other");
+	snprintf(path, sizeof(path), "%s/store.db", world->dir);
+	int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(write(fd, "this is a letter and not a database\n", 36), 36);
+	close(fd);
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_CORRUPT);
+}
+
+static void an_unfit_directory_is_refused(void **state)
+{
+	struct world *world = *state;
+	struct err err = {0};
+	world->config.dir = "/proc/nowhere";
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	char longer[400];
+	memset(longer, 'x', sizeof(longer));
+	longer[sizeof(longer) - 1] = 0;
+	world->config.dir = longer;
+	assert_int_equal(world_open(world, &err), -1);
+	assert_int_equal(err.code, ERR_INVALID);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(what_was_durable_is_loaded),
+		TEST(a_flush_of_nothing_is_answered),
+		TEST(flushes_in_a_row_become_few_transactions),
+		TEST(the_log_under_a_snapshot_stays_readable),
+		TEST(another_members_history_replaces_the_own),
+		TEST(a_lost_history_is_truncated_and_replaced),
+		TEST(durable_speaks_of_the_log_as_it_is_now),
+		TEST(a_second_process_is_refused),
+		TEST(the_kept_log_is_bounded),
+		TEST(a_new_store_remembers_its_cluster),
+		TEST(an_older_schema_is_upgraded),
+		TEST(a_newer_schema_is_refused),
+		TEST(somebody_elses_file_is_refused_and_untouched),
+		TEST(an_unfit_directory_is_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
