@@ -26,7 +26,7 @@ def pytest_runtest_makereport(item):
     report = outcome.get_result()
     if not report.failed:
         return
-    for lab in (value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)):
+    for lab in {value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)}:
         report.sections.append(("lab", lab.tool("status", check=False).stdout))
         for node in lab.nodes:
             for daemon in ("watarid", "corosync"):

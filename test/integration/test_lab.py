@@ -231,7 +231,7 @@ def test_two_labs_live_side_by_side_and_two_nodes_are_enough(lab):
 def test_bad_input_is_refused(lab):
     for args, text in ((("power-off", "n4"), "not a node"), (("power-off", "../n1"), "not a node"),
                        (("cut", "n1", "tree"), "cut what"), (("frobnicate",), "no verb"), (("exec", "n1"), "exec NODE"),
-                       (("up", "--nodes", "9"), "2 to 8"), (("up", "--nodes", "4"), "is up with 3 nodes"),
+                       (("up", "--nodes", "9"), "2 to 8"), (("up", "--nodes", "4"), "has 3 nodes"),
                        (("up", "--build", "/nonexistent/x"), "no such directory"), (("status", "-o", "xml"), "json")):
         done = lab.tool(*args, check=False)
         assert done.returncode != 0 and text in done.stderr, (args, done.stderr)
