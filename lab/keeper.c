@@ -37,6 +37,7 @@ static int keep(void)
 	sigset_t all;
 	int null;
 
+	prctl(PR_SET_NAME, "watari-keeper");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return fail("making the mounts private");
 	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)

@@ -229,6 +229,10 @@ class Probe:
     def wait_first(self, timeout=30):
         assert self.first.wait(timeout), f"no answer within {timeout} s: {''.join(self.stderr)}"
 
+    def wait_end(self, timeout=30):
+        """For a probe that ends by itself: its seconds are over, or the connection broke."""
+        self.process.wait(timeout)
+
     def stop(self, timeout=30):
         """Closes its standard input; the report, with .status beside it (1: tcp broken, udp never answered)."""
         self.process.stdin.close()

@@ -321,6 +321,7 @@ def test_reset_and_power_button(lab, guest):
         guest.qmp("system_reset")
         wait_until(lambda: lab.wait_guest()["nonce"] != before, 60, "the guest to boot again")
         report = udp.stop()
+        tcp.wait_end()
         assert tcp.stop()["broken"] and tcp.status == 1
     assert report["nonce_changes"] == 1 and report["first_nonce"] == before != report["last_nonce"]
     assert any(gap["rebooted"] for gap in report["gaps"])
