@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "model/event.h"
+#include "model/names.h"
 #include "model/vm.h"
 
 #define HV_STATES(X)                                                                                                   \
@@ -26,7 +27,7 @@
 	X(HV_STOPPING, "stopping") /* being ended */
 
 enum hv_state { HV_STATES(CLUSTER_CONSTANT) };
-const char *hv_state_name(int state);
+static inline NAMES_FUNCTION(hv_state_name, HV_STATES)
 
 struct hv_info {
 	enum hv_state state;

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Processes that outlive the daemon: QEMU and watari-stream.
+ *
+ * A process is born in a session of its own, as an unprivileged user taken before exec, with no capability, no way to
+ * gain one, an empty environment and exactly the descriptors that it was given. Whether it lives is told by two things
+ * that cannot be mistaken for another's: a pidfd, and a lock file whose lock it inherits and the kernel drops at its
+ * death, however that comes. So a reused pid is never taken for it, and a daemon that was killed between the fork and
+ * its own note of it finds it again.
+ * Must never: be waited for. */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { SPAWN_FDS_MAX = 32 };
+
+struct spawn_fd {
+	int ours;
+	int theirs; /* 0 … SPAWN_FDS_MAX - 1, each once; the child has no other descriptors */
+};
+
+struct spawn {
+	const char *binary; /* absolute */
+	const char *const *argv;
+	uint32_t uid; /* also the gid; 0: stays who it is */
+	int lock_fd;  /* -1, or an open, locked file: the child writes its pid into it and keeps it open */
+	uint32_t fd_count;
+	struct spawn_fd fds[SPAWN_FDS_MAX];
+};
+
+struct process {
+	pid_t pid;
+	int pidfd;
+	uint64_t starttime; /* clock ticks since boot, /proc/PID/stat field 22: for people and logs */
+};
+
+/* A failure of exec itself is told on the child's stderr and by its death. */
+int process_spawn(const struct spawn *spawn, struct process *process, struct err *err);
+
+/* Opens the lock file `name` in the directory, creating it. Returns the descriptor, locked, or -1: ERR_BUSY while the
+ * process that holds it lives. */
+int process_lock(int dir_fd, const char *name, struct err *err);
+
+/* Finds the process that holds the lock file. 1: it lives, *process is filled. 0: there is none. */
+int process_find(int dir_fd, const char *name, struct process *process, struct err *err);
+
+/* A pidfd for a process of which only the number is known. The caller must prove afterwards that it is still the one. */
+int process_open(pid_t pid, struct process *process, struct err *err);
+
+/* True once it is dead; reaps it if it was ours. `how`, of 80 bytes, says how it ended where that is known. */
+bool process_dead(const struct process *process, char how[static 80]);
+
+void process_kill(const struct process *process);
+
+/* A descriptor of the process whose link in /proc begins with `prefix` ("/memfd:memory-backend-memfd", "pipe:[123]"), opened anew
+ * with these flags. */
+int process_open_fd(const struct process *process, const char *prefix, int flags, struct err *err);

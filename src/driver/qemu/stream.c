@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "driver/qemu/stream.h"
+#include "driver/qemu/lines.h"
+#include "driver/qemu/sock.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#define STREAM_SOCKET "stream.sock"
+
+struct stream {
+	struct loop *loop;
+	struct stream_callbacks callbacks;
+	struct lines *lines; /* NULL: not connected */
+	struct process process; /* pidfd -1 until it is known: of a helper that was found, after its hello */
+	struct loop_io *death;
+	int dir_fd;
+	uint32_t reconnects; /* without a word in between */
+	bool in_callback, freed;
+};
+
+enum { RECONNECTS_MAX = 3 };
+
+static void on_line(void *ctx, char *text, size_t size);
+static void on_closed(void *ctx, const struct err *err);
+static void on_death(void *ctx, uint32_t events);
+
+static void release(struct stream *stream)
+{
+	lines_free(stream->lines);
+	loop_io_cancel(stream->loop, stream->death);
+	cleanup_fd_(&stream->process.pidfd);
+	free(stream);
+}
+
+void stream_free(struct stream *stream)
+{
+	if (!stream)
+		return;
+	if (stream->in_callback)
+		stream->freed = true;
+	else
+		release(stream);
+}
+
+static int reach(struct stream *stream, struct err *err)
+{
+	int fd = sock_connect(stream->dir_fd, STREAM_SOCKET, err);
+
+	if (fd < 0)
+		return -1;
+	stream->lines = lines_new(stream->loop, fd, STREAM_LINE_MAX,
+		&(struct lines_callbacks){.ctx = stream, .line = on_line, .closed = on_closed});
+	return 0;
+}
+
+static struct stream *make(struct loop *loop, int dir_fd, const struct stream_callbacks *callbacks)
+{
+	struct stream *stream = calloc(1, sizeof(*stream));
+
+	assert(stream);
+	*stream = (struct stream){.loop = loop, .callbacks = *callbacks, .dir_fd = dir_fd, .process.pidfd = -1};
+	return stream;
+}
+
+struct stream *stream_spawn(struct loop *loop, const struct stream_spawn *spawn, const struct stream_callbacks *callbacks,
+	struct err *err)
+{
+	CLEANUP_FD int listen_fd = sock_listen(spawn->dir_fd, STREAM_SOCKET, err);
+	const char *argv[] = {spawn->binary, spawn->verb, NULL};
+	struct process process;
+
+	if (listen_fd < 0)
+		return NULL;
+	struct spawn what = {.binary = spawn->binary, .argv = argv, .uid = spawn->uid, .lock_fd = -1, .fd_count = 5,
+		.fds = {{spawn->qemu_fd, STREAM_FD_QEMU}, {spawn->log_fd, 1}, {spawn->log_fd, 2},
+			{listen_fd, STREAM_FD_CONTROL}, {spawn->state_fd, STREAM_FD_DIRECTORY}}};
+	if (spawn->memory_fd >= 0)
+		what.fds[what.fd_count++] = (struct spawn_fd){spawn->memory_fd, STREAM_FD_MEMORY};
+	if (process_spawn(&what, &process, err) < 0) {
+		err_prefix(err, "watari-stream");
+		return NULL;
+	}
+	struct stream *stream = make(loop, spawn->dir_fd, callbacks);
+	stream->process = process;
+	stream->death = loop_io_watch(loop, process.pidfd, EPOLLIN, on_death, stream);
+	if (reach(stream, err) < 0) {
+		process_kill(&process);
+		stream_free(stream);
+		return NULL;
+	}
+	return stream;
+}
+
+struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_callbacks *callbacks, struct err *err)
+{
+	struct stream *stream = make(loop, dir_fd, callbacks);
+
+	if (reach(stream, err) < 0) {
+		stream_free(stream);
+		return NULL;
+	}
+	return stream;
+}
+
+void stream_send(struct stream *stream, json_t *command)
+{
+	CLEANUP_FREE char *text = json_dumps(command, JSON_COMPACT);
+
+	json_decref(command);
+	assert(text);
+	/* Not connected: its death is about to be told. */
+	if (stream->lines)
+		lines_send(stream->lines, text, strlen(text), -1);
+}
+
+void stream_command(struct stream *stream, const char *name)
+{
+	stream_send(stream, json_pack("{s:s}", "cmd", name));
+}
+
+void stream_kill(struct stream *stream)
+{
+	if (stream->process.pidfd >= 0)
+		process_kill(&stream->process);
+}
+
+static void tell_gone(struct stream *stream, const struct err *err)
+{
+	stream->in_callback = true;
+	stream->callbacks.gone(stream->callbacks.ctx, err);
+	stream->in_callback = false;
+	if (stream->freed)
+		release(stream);
+}
+
+/* What it said last is read before its death is told: the connection's end comes behind it. */
+static void on_death(void *ctx, uint32_t events)
+{
+	struct stream *stream = ctx;
+	struct err err;
+	char how[80];
+
+	(void)events;
+	if (!process_dead(&stream->process, how))
+		return;
+	loop_io_cancel(stream->loop, STEAL(stream->death));
+	if (stream->lines)
+		return;
+	err_set(&err, ERR_UNAVAILABLE, "watari-stream ended%s%s", how[0] ? ": " : "", how);
+	tell_gone(stream, &err);
+}
+
+static void on_closed(void *ctx, const struct err *why)
+{
+	struct stream *stream = ctx;
+	struct err err;
+	char how[80] = "";
+
+	(void)why;
+	lines_free(STEAL(stream->lines));
+	/* It drops a client that reads too slowly; then it listens still. */
+	if (stream->reconnects++ < RECONNECTS_MAX && !reach(stream, &err))
+		return;
+	if (stream->death && !process_dead(&stream->process, how)) {
+		/* Alive and not to be spoken to: of no use any more. Its death follows. */
+		process_kill(&stream->process);
+		return;
+	}
+	err_set(&err, ERR_UNAVAILABLE, "watari-stream ended%s%s", how[0] ? ": " : "", how);
+	tell_gone(stream, &err);
+}
+
+/* The number is the helper's own word on its own socket, and the connection still stands after the pidfd was opened:
+ * nobody else has that number. */
+static void learn_process(struct stream *stream, const json_t *hello)
+{
+	json_int_t pid = json_integer_value(json_object_get(hello, "pid"));
+	struct err err;
+
+	if (stream->process.pidfd >= 0 || pid <= 1 || pid > INT32_MAX ||
+		process_open((pid_t)pid, &stream->process, &err) < 0)
+		return;
+	stream->death = loop_io_watch(stream->loop, stream->process.pidfd, EPOLLIN, on_death, stream);
+}
+
+static void on_line(void *ctx, char *text, size_t size)
+{
+	struct stream *stream = ctx;
+	const char *name;
+	struct err err;
+
+	CLEANUP_JSON json_t *json = json_parse_bounded(text, size, STREAM_LINE_MAX, &err);
+	if (!json || json_get_text(json, "event", "", &name, &err) < 0)
+		return; /* not for us to understand; what matters has a time limit */
+	stream->reconnects = 0;
+	if (!strcmp(name, "hello"))
+		learn_process(stream, json);
+	stream->in_callback = true;
+	stream->callbacks.event(stream->callbacks.ctx, name, json);
+	stream->in_callback = false;
+	if (stream->freed)
+		release(stream);
+}

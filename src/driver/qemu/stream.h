@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One watari-stream, as seen by the driver: starts it, finds it again, speaks its control protocol (stream/protocol.h).
+ *
+ * Promises: `event` for each line, in order; `gone` once, when the process is dead or cannot be reached any more, after
+ * all that it said. Both may free the object. Freeing leaves the process alone.
+ * Must never: take a lost connection for a dead helper while it still listens. */
+#pragma once
+
+#include "base/json.h"
+#include "driver/qemu/process.h"
+#include "port/loop.h"
+#include "stream/protocol.h"
+
+struct stream;
+struct stream_callbacks {
+	void *ctx;
+	void (*event)(void *ctx, const char *name, const json_t *event);
+	void (*gone)(void *ctx, const struct err *err);
+};
+
+struct stream_spawn {
+	const char *binary;
+	const char *verb; /* "save", "load" */
+	uint32_t uid;
+	int dir_fd; /* the instance's */
+	int log_fd;
+	int qemu_fd, state_fd;
+	int memory_fd; /* or -1 */
+};
+
+/* The descriptors stay the caller's. NULL with err. */
+struct stream *stream_spawn(struct loop *loop, const struct stream_spawn *spawn, const struct stream_callbacks *callbacks,
+	struct err *err);
+
+/* The helper of an earlier run. NULL: there is none that lives. */
+struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_callbacks *callbacks, struct err *err);
+
+/* Takes over the command. */
+void stream_send(struct stream *stream, json_t *command);
+void stream_command(struct stream *stream, const char *name); /* one without members */
+
+/* SIGKILL; `gone` follows. */
+void stream_kill(struct stream *stream);
+void stream_free(struct stream *stream);
