@@ -89,6 +89,9 @@ END
 		echo "}"
 	} > "$disk/etc-corosync/corosync.conf"
 	cat > "$disk/etc-watari/watarid.conf" <<END
+[cluster]
+uuid=$(< "$store/cluster-uuid")
+
 [node]
 name=$1
 

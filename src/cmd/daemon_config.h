@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * watarid.conf(5): read once at start, refused whole where anything in it is wrong (a daemon that guesses is worse than
+ * one that says which line to mend). */
+#pragma once
+
+#include "base/err.h"
+#include "base/log.h"
+#include "model/limits.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define DAEMON_CONFIG_DEFAULT "/etc/watari/watarid.conf"
+
+enum { CONFIG_BYTES_MAX = 64 << 10, CONFIG_LINE_MAX = 190 /* libinih cuts at 200 */ };
+
+struct daemon_config {
+	char cluster_uuid[UUID_BYTES];
+	char node_name[NAME_BYTES];
+	char store_dir[PATH_BYTES];
+	char run_dir[PATH_BYTES];
+	char state_dir[PATH_BYTES];
+	char log_dir[PATH_BYTES];
+	char qemu_binary[PATH_BYTES];
+	char stream_helper[PATH_BYTES]; /* empty: watari-stream beside this program, else where it is installed */
+	uint32_t uid_base;
+	uint32_t uid_count;
+	uint32_t reserve_memory_mib; /* 0: as the hypervisor's driver chooses */
+	uint32_t memory_mib;
+	uint32_t vcpus;
+	bool no_kvm;
+	char api_socket[PATH_BYTES]; /* empty: <run>/api.sock */
+	gid_t api_group;
+	enum log_level log_level;
+};
+
+/* Reads a file that only root may change. ERR_INVALID names file, line and rule. */
+int daemon_config_read(const char *path, struct daemon_config *config, struct err *err);
+
+/* The same from a text; name stands for the file in errors. */
+int daemon_config_parse(const char *name, const char *text, size_t size, struct daemon_config *config, struct err *err);

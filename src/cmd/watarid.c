@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told to
+ * end. Guests run on when it ends. */
+#include "api/api.h"
+#include "cmd/daemon_config.h"
+#include "driver/corosync/corosync.h"
+#include "driver/linux/loop_sd.h"
+#include "driver/qemu/qemu.h"
+#include "driver/sqlite/store_sqlite.h"
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+struct daemon {
+	struct daemon_config config;
+	struct loop *loop;
+	struct engine *engine;
+	struct group *group;
+	struct store *store;
+	struct hypervisor *hypervisor;
+	struct api *api;
+	struct engine_watcher watcher;
+	char stream_helper[PATH_BYTES];
+	bool was_synced;
+};
+
+static void on_line(void *ctx, const char *line)
+{
+	(void)ctx;
+	log_debug("%s", line);
+}
+
+static void on_driver_line(void *ctx, const char *line)
+{
+	(void)ctx;
+	log_info("%s", line);
+}
+
+static void on_history(void *ctx, const struct engine_history *line)
+{
+	(void)ctx;
+	log_info("%llu %s", (unsigned long long)line->index, line->text);
+}
+
+static void on_status(void *ctx)
+{
+	struct daemon *daemon = ctx;
+	struct engine_status status;
+
+	engine_get_status(daemon->engine, &status);
+	if (status.synced != daemon->was_synced) {
+		daemon->was_synced = status.synced;
+		if (status.synced)
+			log_notice("synced: term %llu, index %llu, members %llx", (unsigned long long)status.term,
+				(unsigned long long)status.index, (unsigned long long)status.members);
+		else
+			log_warning("this node does not act now: %s", status.reason);
+	}
+	loop_sd_status("%s", status.synced ? "synced" : status.reason);
+}
+
+/* The store is not to be trusted any more: the others go on without this node. Guests run on. */
+static void on_fatal(void *ctx, const struct err *err)
+{
+	struct daemon *daemon = ctx;
+
+	log_error("the store failed: %s", err->text);
+	loop_sd_exit(daemon->loop, err_info(err->code)->exit_status);
+}
+
+static void on_signal(void *ctx, int signo)
+{
+	struct daemon *daemon = ctx;
+
+	log_notice("%s: ending, guests run on", strsignal(signo));
+	loop_sd_stopping();
+	loop_sd_exit(daemon->loop, 0);
+}
+
+static int read_boot_id(char boot_id[UUID_BYTES], struct err *err)
+{
+	CLEANUP_FILE FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+	if (!file || !fgets(boot_id, UUID_BYTES, file))
+		return err_set(err, ERR_SYSTEM, "/proc/sys/kernel/random/boot_id cannot be read");
+	return 0;
+}
+
+static int make_dir(const char *path, mode_t mode, struct err *err)
+{
+	if (mkdir(path, mode) < 0 && errno != EEXIST)
+		return err_errno(err, errno, "directory %s", path);
+	return 0;
+}
+
+/* watari-stream beside this program (a build tree), else where it is installed. */
+static void find_helper(struct daemon *daemon)
+{
+	char self[PATH_BYTES];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "%s", daemon->config.stream_helper);
+	if (daemon->stream_helper[0] || length < 0)
+		return;
+	self[length] = 0;
+	int wrote = snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "%s/watari-stream", dirname(self));
+	if (wrote >= PATH_BYTES || access(daemon->stream_helper, X_OK) < 0)
+		snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "/usr/libexec/watari/watari-stream");
+}
+
+static int start_engine(struct daemon *daemon, struct err *err)
+{
+	struct engine_config config = {.trace = on_line, .trace_ctx = daemon, .fatal = on_fatal};
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	config.incarnation = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	memcpy(config.cluster_uuid, daemon->config.cluster_uuid, sizeof(config.cluster_uuid));
+	memcpy(config.node_name, daemon->config.node_name, sizeof(config.node_name));
+	if (read_boot_id(config.boot_id, err) < 0)
+		return -1;
+	daemon->engine = engine_new(&config);
+	return 0;
+}
+
+static int start_drivers(struct daemon *daemon, struct err *err)
+{
+	const struct daemon_config *config = &daemon->config;
+	struct group_callbacks group_callbacks = engine_group_callbacks(daemon->engine);
+	struct store_callbacks store_callbacks = engine_store_callbacks(daemon->engine);
+	struct hv_callbacks hv_callbacks = engine_hypervisor_callbacks(daemon->engine);
+	struct corosync_config corosync = {0};
+	struct store_sqlite_config sqlite = {.dir = config->store_dir, .uuid = config->cluster_uuid};
+	struct qemu_config qemu = {
+		.cluster_uuid = config->cluster_uuid,
+		.node_name = config->node_name,
+		.qemu_binary = config->qemu_binary[0] ? config->qemu_binary : NULL,
+		.stream_binary = daemon->stream_helper,
+		.run_dir = config->run_dir,
+		.state_dir = config->state_dir,
+		.log_dir = config->log_dir,
+		.uid_base = config->uid_base,
+		.uid_count = config->uid_count,
+		.memory_mib = config->memory_mib,
+		.memory_reserve_mib = config->reserve_memory_mib,
+		.vcpus = config->vcpus,
+		.no_kvm = config->no_kvm,
+		.log = on_driver_line,
+	};
+
+	memcpy(corosync.cluster_uuid, config->cluster_uuid, sizeof(corosync.cluster_uuid));
+	daemon->group = corosync_new(&corosync, daemon->loop, &group_callbacks, err);
+	if (!daemon->group)
+		return err_prefix(err, "corosync");
+	if (strcmp(daemon->group->node_name, config->node_name) != 0)
+		return err_set(err, ERR_INVALID, "this node is '%s' in watarid.conf and '%s' in corosync.conf",
+			config->node_name, daemon->group->node_name);
+	daemon->store = store_sqlite_open(&sqlite, daemon->loop, &store_callbacks, err);
+	if (!daemon->store)
+		return err_prefix(err, "store");
+	daemon->hypervisor = qemu_new(&qemu, daemon->loop, &hv_callbacks, err);
+	return daemon->hypervisor ? 0 : err_prefix(err, "qemu");
+}
+
+static int start_all(struct daemon *daemon, struct err *err)
+{
+	const struct daemon_config *config = &daemon->config;
+	struct api_config api = {.socket_path = config->api_socket, .group = config->api_group, .run_dir = config->run_dir};
+
+	if (make_dir(config->run_dir, 0755, err) < 0 || make_dir(config->state_dir, 0711, err) < 0)
+		return -1;
+	find_helper(daemon);
+	daemon->loop = loop_sd_new(err);
+	if (!daemon->loop || start_engine(daemon, err) < 0 || start_drivers(daemon, err) < 0)
+		return -1;
+	struct engine_ports ports = {.loop = daemon->loop,
+		.group = daemon->group,
+		.store = daemon->store,
+		.hypervisor = daemon->hypervisor};
+	daemon->watcher = (struct engine_watcher){.ctx = daemon, .history = on_history, .status = on_status};
+	engine_watch(daemon->engine, &daemon->watcher);
+	if (engine_start(daemon->engine, &ports, err) < 0)
+		return -1;
+	daemon->api = api_new(&api, daemon->engine, daemon->loop, err);
+	if (!daemon->api)
+		return err_prefix(err, "api");
+	return loop_sd_on_signal(daemon->loop, on_signal, daemon, err);
+}
+
+static void end_all(struct daemon *daemon)
+{
+	api_free(daemon->api);
+	if (daemon->group)
+		group_leave(daemon->group);
+	qemu_free(daemon->hypervisor);
+	store_sqlite_close(daemon->store);
+	corosync_free(daemon->group);
+	engine_free(daemon->engine);
+	loop_sd_free(daemon->loop);
+}
+
+static const char usage[] =
+	"usage: watarid [--config FILE] [--check-config]\n"
+	"The daemon of one node of a watari cluster. See watarid(8), watarid.conf(5).\n"
+	"  --config FILE    instead of " DAEMON_CONFIG_DEFAULT "\n"
+	"  --check-config   read it, say what is wrong with it, and end\n"
+	"  --version\n";
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"check-config", no_argument, NULL, 'n'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{0},
+	};
+	static struct daemon daemon;
+	const char *path = DAEMON_CONFIG_DEFAULT;
+	bool check = false;
+	struct err err;
+	int status = 0;
+
+	for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+		if (option == 'c') {
+			path = optarg;
+		} else if (option == 'n') {
+			check = true;
+		} else if (option == 'h' || option == 'v') {
+			fputs(option == 'h' ? usage : "watarid " WATARI_VERSION "\n", stdout);
+			return 0;
+		} else {
+			fputs(usage, stderr);
+			return err_info(ERR_USAGE)->exit_status;
+		}
+	}
+	umask(077);
+	if (daemon_config_read(path, &daemon.config, &err) < 0) {
+		log_error("%s", err.text);
+		return err_info(err.code)->exit_status;
+	}
+	if (check)
+		return 0;
+	log_set_level(daemon.config.log_level);
+	if (start_all(&daemon, &err) < 0) {
+		log_error("%s", err.text);
+		end_all(&daemon);
+		return err_info(err.code)->exit_status;
+	}
+	log_notice("watarid " WATARI_VERSION " on %s (node %u)", daemon.config.node_name, daemon.group->node);
+	loop_sd_ready(daemon.loop);
+	if (loop_sd_run(daemon.loop, &status, &err) < 0) {
+		log_error("%s", err.text);
+		status = err_info(err.code)->exit_status;
+	}
+	end_all(&daemon);
+	return status;
+}
