@@ -94,7 +94,7 @@ static void *run(void *arg)
 
 void disk_start(void)
 {
-	spawn_thread(run, NULL, 0);
+	spawn_thread(run, NULL, LOAD);
 }
 
 void disk_verify(struct verdict *verdict)

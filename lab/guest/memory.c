@@ -170,7 +170,7 @@ static void *run_fill(void *arg)
 
 void memory_start(void)
 {
-	spawn_thread(run_fill, NULL, 0);
+	spawn_thread(run_fill, NULL, LOAD);
 }
 
 void memory_verify(struct verdict *verdict)

@@ -215,7 +215,7 @@ static void *run_accept(void *arg)
 		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
 
 		if (client >= 0)
-			spawn_thread(service->serve, (void *)(intptr_t)client, 0);
+			spawn_thread(service->serve, (void *)(intptr_t)client, NORMAL);
 	}
 	return NULL;
 }
@@ -224,7 +224,7 @@ void net_start(void)
 {
 	static struct service http = {80, serve_http}, lines = {9, serve_lines};
 
-	spawn_thread(run_udp, NULL, 1);
-	spawn_thread(run_accept, &http, 0);
-	spawn_thread(run_accept, &lines, 0);
+	spawn_thread(run_udp, NULL, REALTIME);
+	spawn_thread(run_accept, &http, NORMAL);
+	spawn_thread(run_accept, &lines, NORMAL);
 }

@@ -57,19 +57,18 @@ uint64_t random_u64(void)
 	return x;
 }
 
-void spawn_thread(void *(*run)(void *), void *arg, int realtime)
+void spawn_thread(void *(*run)(void *), void *arg, enum urgency urgency)
 {
-	struct sched_param param = {.sched_priority = 10};
+	const struct sched_param param = {.sched_priority = urgency == REALTIME ? 10 : 0};
 	pthread_attr_t attr;
 	pthread_t thread;
 
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, 256 * 1024);
-	if (realtime) {
-		/* The echo answers for the machine, not for its scheduler: load in the guest must not delay it. */
+	if (urgency != NORMAL) {
 		pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-		pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+		pthread_attr_setschedpolicy(&attr, urgency == REALTIME ? SCHED_FIFO : SCHED_IDLE);
 		pthread_attr_setschedparam(&attr, &param);
 	}
 	if (pthread_create(&thread, &attr, run, arg)) {
@@ -224,11 +223,11 @@ int main(void)
 	signal(SIGTERM, on_signal);
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);
-	spawn_thread(run_ticker, NULL, 1);
+	spawn_thread(run_ticker, NULL, REALTIME);
 	net_start();
 	disk_start();
 	memory_start();
-	spawn_thread(run_power_button, NULL, 0);
+	spawn_thread(run_power_button, NULL, NORMAL);
 
 	serial.fd = open("/dev/ttyS0", O_RDWR | O_CLOEXEC | O_NOCTTY);
 	printf("watch: up, nonce %s\n", witness.nonce_hex);

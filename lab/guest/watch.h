@@ -66,4 +66,8 @@ void memory_verify(struct verdict *verdict);
 void disk_start(void);
 void disk_verify(struct verdict *verdict);
 void net_start(void);
-void spawn_thread(void *(*run)(void *), void *arg, int realtime);
+
+/* REALTIME goes before everything: the echo answers for the machine, not for its scheduler. LOAD comes behind
+ * everything, the kernel's own network work included. */
+enum urgency { LOAD, NORMAL, REALTIME };
+void spawn_thread(void *(*run)(void *), void *arg, enum urgency urgency);

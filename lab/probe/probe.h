@@ -48,7 +48,14 @@ struct sample {
 	uint64_t counter;
 };
 
+/* Of /proc/stat, all processors together: whose time it was while the probe measured. */
+struct machine_time {
+	uint64_t total, idle, stolen;
+};
+struct machine_time machine_time(void);
+
 struct udp_run {
+	struct machine_time began;
 	struct sample *samples; /* by sequence number */
 	uint32_t count, capacity;
 	uint32_t answered, duplicates, send_errors, nonce_changes, counter_back;

@@ -77,6 +77,33 @@ static int64_t back_after(const struct udp_run *run, const struct gap *gap, int6
 	return -1;
 }
 
+struct machine_time machine_time(void)
+{
+	uint64_t v[8] = {0};
+	struct machine_time time = {0};
+	FILE *stat = fopen("/proc/stat", "re");
+
+	/* user nice system idle iowait irq softirq steal: proc(5) */
+	if (stat && fscanf(stat,
+			    "cpu %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64
+			    " %" SCNu64,
+			    &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7]) == 8) {
+		for (size_t i = 0; i < 8; i++)
+			time.total += v[i];
+		time.idle = v[3] + v[4];
+		time.stolen = v[7];
+	}
+	if (stat)
+		fclose(stat);
+	return time;
+}
+
+/* In percent of all processors' time since began. */
+static double share(uint64_t part, uint64_t part_began, uint64_t total)
+{
+	return total ? 100.0 * (double)(part - part_began) / (double)total : 0.0;
+}
+
 static double ms(int64_t ns)
 {
 	return (double)ns / (double)NS_PER_MS;
@@ -124,7 +151,15 @@ void report_udp(const struct udp_run *run, const struct probe_options *options, 
 {
 	const struct latency all = latency_of(run, INT64_MIN, INT64_MAX);
 	const int64_t to_real = real_ns() - mono_ns();
+	const struct machine_time now = machine_time();
+	const uint64_t total = now.total - run->began.total;
+	const double idle = share(now.idle, run->began.idle, total);
+	const double stolen = share(now.stolen, run->began.stolen, total);
 
+	if (!options->json && !run->answered) {
+		fprintf(out, "sent %u, no answer\n", run->count);
+		return;
+	}
 	if (!options->json) {
 		fprintf(out, "sent %u, answered %u, lost %u; latency p50 %.3f ms, p99 %.3f ms, max %.3f ms\n",
 			run->count, run->answered, run->count - run->answered, ms(all.p50_ns), ms(all.p99_ns),
@@ -133,8 +168,7 @@ void report_udp(const struct udp_run *run, const struct probe_options *options, 
 			"longest silence %.1f ms (%u silences of %u ms or more; the probe was at most %.1f ms late)\n",
 			ms(run->longest_ns), run->gap_count, options->gap_ms, ms(run->max_late_ns));
 		fprintf(out, "nonce %s, changed %u times; counter went back %u times; doubled answers %u\n",
-			run->answered ? run->last_nonce : "none", run->nonce_changes, run->counter_back,
-			run->duplicates);
+			run->last_nonce, run->nonce_changes, run->counter_back, run->duplicates);
 		return;
 	}
 	fprintf(out, "{\"sent\":%u,\"answered\":%u,\"send_errors\":%u,\"duplicates\":%u,\"every_ms\":%u,", run->count,
@@ -142,8 +176,9 @@ void report_udp(const struct udp_run *run, const struct probe_options *options, 
 	fprintf(out, "\"first_nonce\":\"%s\",\"last_nonce\":\"%s\",\"nonce_changes\":%u,\"counter_back\":%u,",
 		run->first_nonce, run->last_nonce, run->nonce_changes, run->counter_back);
 	fprintf(out, "\"last_counter\":%" PRIu64 ",", run->last_counter);
-	print_ms(out, "blackout_ms", run->longest_ns, ",");
+	print_ms(out, "blackout_ms", run->answered ? run->longest_ns : -1, ",");
 	print_ms(out, "max_late_ms", run->max_late_ns, ",");
+	fprintf(out, "\"machine_idle_percent\":%.1f,\"machine_steal_percent\":%.1f,", idle, stolen);
 	print_ms(out, "p50_ms", all.p50_ns, ",");
 	print_ms(out, "p99_ms", all.p99_ns, ",");
 	print_ms(out, "max_ms", all.max_ns, ",\"gaps\":[");

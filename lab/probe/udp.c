@@ -150,7 +150,7 @@ static void note_last_gap(struct udp *udp)
 
 int probe_udp(const struct probe_options *options)
 {
-	struct udp udp = {.options = options};
+	struct udp udp = {.options = options, .run.began = machine_time()};
 	const struct loop_calls calls = {tick, readable, &udp};
 
 	udp.fd = probe_connect(options, SOCK_DGRAM, 7);

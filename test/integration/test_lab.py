@@ -258,16 +258,21 @@ def test_the_guest_answers_and_the_probes_measure(lab, guest):
         udp.wait_first()
         tcp.wait_first()
         time.sleep(2)  # the probe's idea of "normal" comes from these seconds
-        stopped = time.time_ns()
+        stop_asked = time.time_ns()
         guest.signal("STOP")
+        stopped = time.time_ns()
         time.sleep(0.4)
+        resume_asked = time.time_ns()
         guest.signal("CONT")
         resumed = time.time_ns()
         time.sleep(2)
         udp_report, tcp_report = udp.stop(), tcp.stop()
     gap = max(udp_report["gaps"], key=lambda gap: gap["ms"])
-    assert abs(gap["begin_ns"] - stopped) < 100e6 and abs(gap["end_ns"] - resumed) < 150e6
-    assert 350 < udp_report["blackout_ms"] == gap["ms"] < (resumed - stopped) / 1e6 + 100
+    # The last answer before and the first after: an emulated guest may be 100 ms late by itself on a busy machine.
+    slack = 150_000_000
+    assert stop_asked - slack < gap["begin_ns"] < stopped and resume_asked < gap["end_ns"] < resumed + slack
+    assert udp_report["blackout_ms"] == gap["ms"] == pytest.approx((gap["end_ns"] - gap["begin_ns"]) / 1e6, abs=0.01)
+    assert udp_report["blackout_ms"] > (resume_asked - stopped) / 1e6
     assert udp_report["nonce_changes"] == udp_report["counter_back"] == udp_report["duplicates"] == 0
     assert udp_report["answered"] > 500
     assert gap["normal_again_ms"] is not None
