@@ -19,6 +19,7 @@ struct core_change {
 	uint32_t vm; /* index in cluster.vms */
 	enum vm_state from_state, to_state;
 	enum move_phase from_phase, to_phase;
+	char reason[REASON_BYTES]; /* of this very change: the VM's own reason is that of the last */
 };
 
 enum { CORE_CHANGES_MAX = 2 * VMS_MAX + 16 };

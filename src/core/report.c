@@ -82,7 +82,8 @@ static void prepared(struct step *step, struct vm *vm)
 	} else if (vm->dry_run) {
 		vm->target = 0;
 		task_end(step, vm, TASK_DONE, "dry run: %s can take %s", node, vm->def.name);
-		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "dry run: %s could take it", node);
+		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s; a dry run showed that %s could take it",
+			cluster_node_name(step->cluster, vm->owner), node);
 	} else if (vm->filling) {
 		vm_go(step, vm, vm->state, MOVE_WAIT, "%s stands by; pages of the move before are still coming in", node);
 	} else {

@@ -26,7 +26,8 @@ static bool wrong_state(struct step *step, const struct vm *vm, const char *need
 	case VM_STOPPING:
 		return busy(step, vm);
 	case VM_BLOCKED:
-		return refuse(step, ERR_UNFIT, "%s is blocked: %s", name, vm->reason);
+		return refuse(step, ERR_UNFIT, "%s is blocked: %.150s; power %s on: what it reports is the proof", name,
+			vm->reason, cluster_node_name(step->cluster, vm->owner));
 	case VM_OFF:
 	case VM_SAVED:
 	case VM_FAILED:

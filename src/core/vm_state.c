@@ -32,13 +32,15 @@ void vm_touch(struct step *step, struct vm *vm)
 	struct core_outcome *out = step->out;
 
 	assert(out->change_count < CORE_CHANGES_MAX);
-	out->changes[out->change_count++] = (struct core_change){
+	struct core_change *change = &out->changes[out->change_count++];
+	*change = (struct core_change){
 		.vm = (uint32_t)(vm - step->cluster->vms),
 		.from_state = vm->state,
 		.to_state = vm->state,
 		.from_phase = vm->phase,
 		.to_phase = vm->phase,
 	};
+	memcpy(change->reason, vm->reason, sizeof(change->reason));
 }
 
 static uint64_t limit_ms(const struct vm *vm)
@@ -82,6 +84,7 @@ void vm_go(struct step *step, struct vm *vm, enum vm_state state, enum move_phas
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	reason_set(vm->reason, "%s", text);
+	memcpy(change->reason, vm->reason, sizeof(change->reason));
 }
 
 /* The invariants of design §9 as far as one VM's record can show them. A failure here is a bug, and ending the daemon

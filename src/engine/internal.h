@@ -186,6 +186,7 @@ void sync_send_event(struct engine *engine, struct event *event);
 void reconcile_dirty(struct engine *engine, uint32_t vm);
 void reconcile_run(struct engine *engine);
 void reconcile_look_again(struct engine *engine);
+void reconcile_look_soon(struct engine *engine);
 void reconcile_on_hypervisor(void *ctx, const struct hv_event *event);
 void reconcile_tick(struct engine *engine);
 void reconcile_fini(struct engine *engine);

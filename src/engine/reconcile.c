@@ -419,6 +419,12 @@ void reconcile_look_again(struct engine *engine)
 	engine->look_timer = loop_timer_set(engine->ports.loop, LOOK_MS, look_again, engine);
 }
 
+void reconcile_look_soon(struct engine *engine)
+{
+	loop_timer_cancel(engine->ports.loop, engine->look_timer);
+	engine->look_timer = loop_timer_set(engine->ports.loop, 0, look_again, engine);
+}
+
 void reconcile_fini(struct engine *engine)
 {
 	loop_timer_cancel(engine->ports.loop, engine->tick_timer);

@@ -124,10 +124,10 @@ static void history_vm(struct engine *engine, const struct event *event, const s
 	if (change->from_state == change->to_state && change->from_phase == change->to_phase)
 		history_add(engine, event, vm->def.name, "%s: %s%s, %s", vm->def.name,
 			vm_state_name((int)change->to_state), phase,
-			event->kind == EVENT_FILLED ? "all pages are in" : vm->reason);
+			event->kind == EVENT_FILLED ? "all pages are in" : change->reason);
 	else
 		history_add(engine, event, vm->def.name, "%s: %s -> %s%s: %s", vm->def.name,
-			vm_state_name((int)change->from_state), vm_state_name((int)change->to_state), phase, vm->reason);
+			vm_state_name((int)change->from_state), vm_state_name((int)change->to_state), phase, change->reason);
 }
 
 static void history_event(struct engine *engine, const struct event *event)

@@ -418,6 +418,7 @@ void sync_done(struct engine *engine)
 	for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
 		reconcile_dirty(engine, i);
 	engine->facts_sent_ms = 0;
+	reconcile_look_soon(engine);
 	service_send_pending(engine);
 	engine_status_changed(engine);
 }
