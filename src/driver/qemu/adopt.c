@@ -98,8 +98,7 @@ static int find(int dir_fd, struct process *process, struct err *err)
 static int adopt(struct qemu *qemu, const char *uuid, struct err *err)
 {
 	struct process process;
-	struct record *record = calloc(1, sizeof(*record));
-	CLEANUP_FREE void *owned = record;
+	CLEANUP_FREE struct record *record = calloc(1, sizeof(*record));
 	CLEANUP_FD int dir_fd = openat(qemu->vm_dir_fd, uuid, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	if (dir_fd < 0 || !record)
