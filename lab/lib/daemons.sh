@@ -31,7 +31,8 @@ daemon_wait_ready() { # NODE DAEMON MEMBERS (0: any number, quorate or not)
 	watarid)
 		enter "$1" bash -c '
 			deadline=$((SECONDS + $1))
-			until [ -S /run/watari/api.sock ]; do
+			# The file may be that of a daemon that was killed: what counts is who listens.
+			until ss -Hlx src /run/watari/api.sock | grep -q .; do
 				pgrep -x watarid > /dev/null && ((SECONDS < deadline)) || exit 1
 				sleep 0.05
 			done' ready "$daemon_deadline_s" || rc=1
