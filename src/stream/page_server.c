@@ -59,6 +59,7 @@ struct page_server {
 	struct fetch *pushing; /* a READY background fetch that is partly sent */
 	uint32_t pushing_at;
 	unsigned urgent_waiting; /* urgent fetches under way */
+	unsigned cold;		 /* fetches to come that need not look into the page cache first */
 };
 
 const char *server_phase_name(enum server_phase phase)
@@ -274,20 +275,53 @@ static bool push_next(struct page_server *server, uint64_t *index)
 	return false;
 }
 
-static void pushes_want(struct page_server *server)
+/* As page_at_hand, for the pages of a fetch; runs of neighbours are one read. */
+static bool fetch_at_hand(const struct page_server *server, struct fetch *fetch)
 {
-	struct fetch *fetch;
+	uint64_t sums[READER_FETCH_PAGES];
 
-	while ((fetch = page_reader_slot(&server->reader, false))) {
-		uint64_t index;
-		while (fetch->count < READER_FETCH_PAGES && push_next(server, &index)) {
-			bit_set(server->claimed, index);
-			fetch->index[fetch->count++] = index;
-		}
-		if (!fetch->count)
-			return;
-		page_reader_want(&server->reader, fetch);
+	for (uint32_t from = 0, to; from < fetch->count; from = to) {
+		for (to = from + 1; to < fetch->count && fetch->index[to] == fetch->index[to - 1] + 1;)
+			to++;
+		struct iovec piece = {.iov_base = fetch->bytes + (size_t)from * PAGE_BYTES,
+			.iov_len = (size_t)(to - from) * PAGE_BYTES};
+		ssize_t got = preadv2(server->state->files.ram, &piece, 1, (off_t)(fetch->index[from] * PAGE_BYTES), RWF_NOWAIT);
+		if (got != (ssize_t)piece.iov_len)
+			return false;
+		page_sums(piece.iov_base, to - from, sums);
+		for (uint32_t i = from; i < to; i++)
+			if (sums[i - from] != sum_of(server, fetch->index[i]))
+				return false;
 	}
+	return true;
+}
+
+/* Takes the next pages to push: adds them to the part when they are in the page cache, or else hands them to a reader,
+ * and the next ones too without looking: where one was not, its neighbours are not. False: nothing left to take. */
+static bool push_more(struct page_server *server)
+{
+	struct fetch *fetch = page_reader_slot(&server->reader, false);
+	uint32_t pages = server->cold ? READER_FETCH_PAGES : SERVER_PART_PAGES;
+	uint64_t index;
+
+	if (!fetch)
+		return false;
+	while (fetch->count < pages && push_next(server, &index)) {
+		bit_set(server->claimed, index);
+		fetch->index[fetch->count++] = index;
+	}
+	if (!fetch->count)
+		return false;
+	if (!server->cold && !fetch_at_hand(server, fetch))
+		server->cold = SERVER_COLD_FETCHES;
+	if (server->cold) {
+		server->cold--;
+		page_reader_want(&server->reader, fetch);
+		return true;
+	}
+	for (uint32_t i = 0; i < fetch->count; i++)
+		main_page_add(server, fetch->index[i], fetch->bytes + (size_t)i * PAGE_BYTES);
+	return true;
 }
 
 static int finish(struct page_server *server, struct err *err)
@@ -309,7 +343,9 @@ static int out_compose(struct page_server *server, struct err *err)
 	answers_gather(server);
 	if (part_is_empty(server))
 		push_gather(server);
-	pushes_want(server);
+	/* While it is cold the readers are kept at work; otherwise the next part is all that is needed. */
+	while ((part_is_empty(server) || server->cold) && push_more(server))
+		;
 	if (!part_is_empty(server)) {
 		playout_part_end(server->state, &server->part);
 		server->out = server->part.bytes;

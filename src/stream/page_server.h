@@ -22,9 +22,10 @@
 #include "stream/protocol.h"
 
 enum {
-	SERVER_PART_PAGES = 16,
-	SERVER_SEND_BUFFER = 96 << 10,
+	SERVER_PART_PAGES = 32,
+	SERVER_SEND_BUFFER = 256 << 10,
 	SERVER_FOCUS_PAGES = 64,   /* pushed next after a requested page */
+	SERVER_COLD_FETCHES = 32,
 	SERVER_REQUESTS_MAX = 4096,
 	SERVER_LATENCY_BUCKETS = 96,
 	SERVER_PING = 0x57415441,
