@@ -53,6 +53,8 @@ struct page_server {
 	uint32_t *order; /* pages that are not zero, as they are pushed */
 	uint64_t order_count, order_at;
 	uint64_t focus_at, focus_end;
+	uint64_t first_asked_ns, last_asked_ns;
+	bool holding;
 	uint64_t *sent;	   /* one bit a page of the main block */
 	uint64_t *claimed; /* pushed or about to be: background fetches leave it out */
 	uint64_t left;	   /* not zero, not sent */
@@ -260,6 +262,14 @@ static void push_gather(struct page_server *server)
 }
 
 /* The next page to push: what lies behind the last requested one, then the order. */
+static bool yields_to_guest(const struct page_server *server)
+{
+	uint64_t now = clock_mono_ns();
+
+	return server->first_asked_ns && now - server->last_asked_ns < SERVER_HOLD_NS &&
+	       now - server->first_asked_ns < SERVER_HOLD_TOTAL_NS;
+}
+
 static bool push_next(struct page_server *server, uint64_t *index)
 {
 	while (server->focus_at < server->focus_end) {
@@ -267,6 +277,8 @@ static bool push_next(struct page_server *server, uint64_t *index)
 		if (sum_of(server, *index) && !bit_is_set(server->claimed, *index))
 			return true;
 	}
+	if (yields_to_guest(server))
+		return false;
 	while (server->order_at < server->order_count) {
 		*index = server->order[server->order_at++];
 		if (!bit_is_set(server->claimed, *index))
@@ -352,6 +364,7 @@ static int out_compose(struct page_server *server, struct err *err)
 		server->out_size = server->part.size;
 		return 0;
 	}
+	server->holding = yields_to_guest(server);
 	return !server->left && !server->request_count && !server->urgent_waiting ? finish(server, err) : 0;
 }
 
@@ -436,6 +449,9 @@ static int on_pages(void *ctx, const char *name, uint64_t start, uint32_t size, 
 		server->requests[last] =
 			(struct request){.block = block, .index = at >> PAGE_BITS, .asked_ns = clock_mono_ns()};
 		server->counters.requests++;
+		server->last_asked_ns = clock_mono_ns();
+		if (!server->first_asked_ns)
+			server->first_asked_ns = server->last_asked_ns;
 	}
 	return 0;
 }
@@ -616,7 +632,8 @@ int page_server_run(struct page_server *server, struct err *err)
 			{.fd = server->socket, .events = (short)(POLLIN | (full ? POLLOUT : 0))},
 			{.fd = server->wake_fd, .events = POLLIN},
 		};
-		poll(fds, ARRAY_SIZE(fds), WATCH_MS);
+		poll(fds, ARRAY_SIZE(fds), server->holding ? SERVER_HOLD_NS / 1000000 : WATCH_MS);
+		server->holding = false;
 		if (fds[1].revents && read(server->wake_fd, &count, sizeof(count)) < 0)
 			continue;
 		uint64_t now = clock_mono_ns();
