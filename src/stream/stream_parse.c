@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream/stream_parse.h"
 
-#include <assert.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -262,8 +262,7 @@ static ssize_t step(struct stream_parser *parser, const uint8_t *at, size_t left
 	case STREAM_AT_TAIL:
 		return step_tail(parser, at, left, err);
 	}
-	assert(!"a place of the table");
-	return -1;
+	abort();
 }
 
 ssize_t stream_parse(struct stream_parser *parser, const uint8_t *bytes, size_t size, struct err *err)
@@ -293,17 +292,23 @@ int stream_parse_finish(const struct stream_parser *parser, size_t left, struct 
 
 int stream_tail_split(const uint8_t *tail, size_t size, size_t *devices_size, struct err *err)
 {
-	enum { MARKS_BYTES = 1 + 1 + 4 }; /* end of file, description, be32 */
+	enum {
+		MARKS_BYTES = 1 + 1 + 4, /* end of file, description, be32 */
+		KEY_WITHIN = 128,	 /* {"page_size": 4096, "devices": [... */
+	};
+	static const char key[] = "\"devices\"";
 
 	if (size && tail[0] != STREAM_SECTION_FULL)
 		return err_set(err, ERR_PROTOCOL, "migration stream: no device state after the memory");
-	/* The description is text, so that going back over text finds where it begins; its length proves it. */
+	/* The description is text, so that going back over text finds where it begins; its length and its first key prove
+	 * it, lest a device's own bytes are taken for it in a stream that was cut off behind them. */
 	for (size_t at = size; at-- > MARKS_BYTES;) {
 		if (tail[at] < ' ' && tail[at] != '\n' && tail[at] != '\t' && tail[at] != '\r')
 			break;
 		const uint8_t *marks = tail + at - MARKS_BYTES;
 		if (tail[at] == '{' && be32_at(marks + 2) == size - at && marks[0] == STREAM_EOF &&
-			marks[1] == STREAM_DESCRIPTION) {
+			marks[1] == STREAM_DESCRIPTION &&
+			memmem(tail + at, size - at < KEY_WITHIN ? size - at : KEY_WITHIN, key, sizeof(key) - 1)) {
 			*devices_size = at - MARKS_BYTES;
 			return 0;
 		}
