@@ -2,7 +2,7 @@
 """A real QEMU on each side of watari-stream: what the daemon's driver does, in few lines, for tests and measurements.
 
 Everything lives in one temporary directory; every process is ended by its own handle."""
-import array, gzip, json, os, pathlib, select, shutil, socket, struct, subprocess, tempfile, threading, time
+import array, fcntl, gzip, json, os, pathlib, select, shutil, socket, struct, subprocess, tempfile, threading, time
 
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
@@ -189,7 +189,7 @@ class Helper:
         if memory is not None:
             places[5] = memory
         # Moved out of the way first, so that no source is overwritten before it was moved.
-        high = {to: os.dup2(fd, 40 + to) for to, fd in places.items()}
+        high = {to: fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for to, fd in places.items()}
 
         def move():
             for to, fd in high.items():
