@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sys/resource.h>
 #include <time.h>
 
 int file_writev(int fd, const char *name, struct iovec *pieces, int count, uint64_t offset, struct err *err)
@@ -71,4 +72,11 @@ uint64_t clock_real_ns(void)
 uint64_t clock_mono_ns(void)
 {
 	return clock_ns(CLOCK_MONOTONIC);
+}
+
+void thread_step_back(void)
+{
+	/* On Linux the priority is the thread's, not the process's. */
+	if (getpriority(PRIO_PROCESS, 0) < 0)
+		setpriority(PRIO_PROCESS, 0, 0);
 }

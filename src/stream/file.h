@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Whole reads and writes at an offset, and the two clocks. */
+ * Whole reads and writes at an offset, the two clocks, and a thread's place behind the guest. */
 #pragma once
 
 #include "base/err.h"
@@ -17,3 +17,7 @@ int file_read(int fd, const char *name, void *bytes, size_t size, uint64_t offse
 
 uint64_t clock_real_ns(void);
 uint64_t clock_mono_ns(void);
+
+/* For threads that work while the guest runs and may be late: gives up the calling thread's higher priority, if the
+ * process was started with one (protocol.h). */
+void thread_step_back(void);

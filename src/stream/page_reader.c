@@ -148,6 +148,8 @@ static void *reader_main(void *arg)
 	struct page_reader *reader = thread->reader;
 	uint64_t one = 1;
 
+	if (!thread->urgent)
+		thread_step_back();
 	pthread_mutex_lock(&reader->lock);
 	while (!reader->ending) {
 		struct fetch *fetch = first_of(reader, thread->urgent, FETCH_WANTED);

@@ -17,7 +17,10 @@
  *	5	the guest's memfd, read-only
  *		(only with "repair": true)
  *
- * Start it detached (setsid, or a scope of its own), as the user that shall own the files. The pipe of a save is enlarged
+ * Start it detached (setsid, or a scope of its own), as the user that shall own the files, and where possible with a
+ * higher priority (setpriority -10 before the user is changed): what it does while the guest stands still, and the
+ * answers to a guest that waits for a page, then go ahead of other work on a busy host. Threads that copy or push while
+ * the guest runs step back to 0 by themselves. The pipe of a save is enlarged
  * to 1 MiB by the helper itself; close the daemon's own copy of its read end, or a dead helper is never noticed by QEMU.
  *
  * Control channel: lines of JSON, one object each, at most STREAM_LINE_MAX bytes. One client at a time; a new one

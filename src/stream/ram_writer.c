@@ -153,6 +153,7 @@ static void *writer_main(void *arg)
 	struct ram_writer *writer = arg;
 	struct err err = {0};
 
+	thread_step_back();
 	pthread_mutex_lock(&writer->lock);
 	while (!writer->failed) {
 		struct ram_batch *batch = writer->queue;
@@ -223,6 +224,7 @@ static void *syncer_main(void *arg)
 	struct ram_writer *writer = arg;
 	struct err err = {0};
 
+	thread_step_back();
 	pthread_mutex_lock(&writer->lock);
 	while (!writer->failed && !writer->ending) {
 		if (!writer->unsynced_bytes) {

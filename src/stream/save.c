@@ -398,6 +398,7 @@ static void *warmer_main(void *arg)
 {
 	struct save *save = arg;
 
+	thread_step_back();
 	while (!save->guest_stopped && !save->cancelled) {
 		repair_warm(&save->repair, &save->guest_stopped);
 		struct pollfd fd = {.fd = save->cancel_fd, .events = POLLIN};
