@@ -27,7 +27,8 @@ struct builder {
 static void put(struct builder *builder, const void *bytes, size_t size)
 {
 	assert(size <= builder->capacity - builder->size);
-	memcpy(builder->bytes + builder->size, bytes, size);
+	if (size)
+		memcpy(builder->bytes + builder->size, bytes, size);
 	builder->size += size;
 }
 
