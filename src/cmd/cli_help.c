@@ -152,7 +152,7 @@ void help_verb(FILE *out, const struct verb *verb)
 static void man_text(FILE *out, const char *text)
 {
 	for (; *text; text++) {
-		if (strchr("_*\\#[]<>|~", *text))
+		if (strchr("_*\\#<>|~", *text))
 			fputc('\\', out);
 		fputc(*text, out);
 	}
@@ -165,8 +165,10 @@ static void man_opt(void *ctx, const struct opt *opt)
 	for (const struct opt *global = cli_global_opts; global->name; global++)
 		if (global == opt)
 			return; /* in watari(8), once */
-	fprintf(ctx, "\n*%s%c%s--%s*", opt->letter ? "-" : "", opt->letter ? opt->letter : ' ', opt->letter ? "*, *" : "",
-		opt->name);
+	fputc('\n', ctx);
+	if (opt->letter)
+		fprintf(ctx, "*-%c*, ", opt->letter);
+	fprintf(ctx, "*--%s*", opt->name);
 	if (opt->value)
 		fprintf(ctx, " _%s_", opt->value);
 	fprintf(ctx, "\n\t");
@@ -202,7 +204,7 @@ void help_man(FILE *out, const struct noun *noun)
 	if (noun) {
 		fprintf(out, "watari-%s(8)\n\n# NAME\n\nwatari-%s - ", noun->name, noun->name);
 		man_text(out, noun->summary);
-		fprintf(out, "\n\n# SYNOPSIS\n\n*watari %s* _VERB_ \\[OPERANDS\\] \\[OPTIONS\\]\n\n# DESCRIPTION\n\n", noun->name);
+		fprintf(out, "\n\n# SYNOPSIS\n\n*watari %s* _VERB_ [OPERANDS] [OPTIONS]\n\n# DESCRIPTION\n\n", noun->name);
 		man_text(out, noun->text);
 		fprintf(out, "\n\nThe options *-o*, *-s*, *-q* and *-h* and the exit status are described in *watari*(8).\n");
 	}
