@@ -47,7 +47,6 @@ struct table *table_new(const struct cli *cli, const char *const *columns)
 	table->cli = cli;
 	table->state_column = -1;
 	scols_table_enable_colors(table->scols, cli->color);
-	scols_table_enable_noencoding(table->scols, 1);
 	for (; columns[table->columns]; table->columns++) {
 		const char *name = columns[table->columns];
 		bool right = name[0] == '>';
