@@ -423,7 +423,7 @@ static void on_news(void *ctx, const json_t *event)
 	const json_t *line = json_object_get(event, "line");
 	char when[UNITS_BYTES], state[96], bytes[UNITS_BYTES];
 
-	if (cli->json) {
+	if (cli->json && cli->verb->run == run_watch) {
 		json_dumpf(event, stdout, JSON_COMPACT);
 		putchar('\n');
 		fflush(stdout);
@@ -433,8 +433,8 @@ static void on_news(void *ctx, const json_t *event)
 		print_log_line(cli, line);
 		return;
 	}
-	if (!strcmp(kind, "task"))
-		return; /* the log line says the same in words */
+	if (!strcmp(kind, "task") || cli->verb->run == run_log)
+		return; /* the log's lines say the same in words */
 	printf("%s  ", units_time(when, units_now_ms()));
 	if (vm)
 		printf("%-8s %s is %s on %s", "vm", member_text(vm, "name"), vm_state_text(vm, state), member_text(vm, "node"));
@@ -462,7 +462,9 @@ static int follow(struct cli *cli, json_t *args)
 	cli->client.ctx = cli;
 	if (cli_call(cli, "subscribe", args, &subscribed) < 0)
 		return -1;
-	return api_client_listen(&cli->client, 0, &cli->err);
+	int result = api_client_listen(&cli->client, 0, &cli->err);
+	snprintf(cli->hint, sizeof(cli->hint), "%s", cli->client.hint);
+	return result;
 }
 
 int run_watch(struct cli *cli)

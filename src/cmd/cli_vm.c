@@ -132,7 +132,6 @@ int definition_read(struct cli *cli, const char *path, json_t **definition)
 int run_vm_create(struct cli *cli)
 {
 	CLEANUP_JSON json_t *definition = NULL;
-	CLEANUP_JSON __attribute__((unused)) json_t *started = NULL;
 	const char *file = cli_option(cli, "file");
 	char done[256];
 

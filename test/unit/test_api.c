@@ -506,6 +506,7 @@ static void outstanding_calls_are_bounded(void **state)
 	snprintf(line, sizeof(line), "{\"id\":3,\"call\":\"task.wait\",\"args\":{\"task\":%lld}}",
 		(long long)json_integer_value(json_object_get(json_object_get(start, "result"), "task")));
 	CLEANUP_JSON json_t *started = answer_to(peer, line, 3);
+	assert_string_equal(text_at(started, "result", "state"), "done");
 	CLEANUP_JSON json_t *save = answer_to(peer, "{\"id\":4,\"call\":\"vm.save\",\"args\":{\"vm\":\"web\"}}", 4);
 	json_int_t task = json_integer_value(json_object_get(json_object_get(save, "result"), "task"));
 	for (int i = 0; i < API_CALLS_MAX; i++) {

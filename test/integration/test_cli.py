@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CLI as a user and as a script meet it, against the real API over three engines in one process (api-shell)."""
+import json
+import os
+import pathlib
+import pty
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+
+BUILD = pathlib.Path(os.environ.get("WATARI_BUILD", pathlib.Path(__file__).resolve().parents[2] / "build")).resolve()
+WATARI = BUILD / "src" / "cmd" / "watari"
+SHELL = BUILD / "test" / "support" / "api-shell"
+LIMIT = 30
+
+
+class Shell:
+    def __init__(self, directory):
+        self.socket = directory / "api.sock"
+        self.disk = directory / "spare.raw"
+        self.disk.write_bytes(b"\0" * 65536)
+        self.errors = open(directory / "errors", "wb")
+        self.process = subprocess.Popen([SHELL, self.socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.errors, text=True)
+        assert self.hear() == "ready"
+        self.env = {"PATH": os.environ["PATH"], "WATARI_SOCKET": str(self.socket), "TZ": "UTC", "LANG": "C.UTF-8"}
+
+    def hear(self):
+        readable, _, _ = select.select([self.process.stdout], [], [], LIMIT)
+        assert readable, "api-shell does not answer"
+        return self.process.stdout.readline().strip()
+
+    def order(self, text):
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+        assert self.hear() == "ok"
+
+    def run(self, *args, stdin="", env=None):
+        return subprocess.run([WATARI, *args], input=stdin, env={**self.env, **(env or {})}, timeout=LIMIT,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def ok(self, *args, **more):
+        done = self.run(*args, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, *args):
+        return json.loads(self.ok(*args, "-o", "json"))
+
+    def create(self, name="web", *more):
+        disk = self.disk.with_name(f"{name}.raw")
+        disk.write_bytes(b"\0" * 65536)
+        return self.ok("vm", "create", name, "--memory", "512M", "--disk", disk, "--network", "br0", *more)
+
+    def end(self):
+        self.process.stdin.close()
+        assert self.process.wait(LIMIT) == 0
+        self.errors.close()
+
+
+@pytest.fixture
+def shell(tmp_path):
+    world = Shell(tmp_path)
+    yield world
+    world.end()
+
+
+def test_status_shows_the_cluster_on_one_page(shell):
+    shell.create("web", "--start")
+    text = shell.ok("status")
+    assert "quorum   yes, 3 of 3 nodes online" in text
+    assert "n1 *" in text and "web online" in text
+    assert "\033" not in text  # no colours into a pipe
+    status = shell.json("status")
+    assert status["quorate"] and status["synced"] and status["nodes_online"] == 3
+    assert [vm["name"] for vm in status["vm_list"]] == ["web"]
+
+
+def test_a_vm_lives_its_life(shell):
+    assert "VM web is defined" in shell.create()
+    assert "done" in shell.ok("vm", "start", "web", "--on", "n1")
+    moved = shell.run("vm", "move", "web", "--type", "quick", "--to", "n2", "--wait")
+    assert moved.returncode == 0, moved.stderr
+    for word in ("n1 -> n2", "prepare", "copy", "blackout", "repair", "7 pages", "256 MiB", "1.00 x"):
+        assert word in moved.stdout
+    assert "web: copy 50 %" in moved.stderr and "web: load" in moved.stderr
+    assert "done" in shell.ok("vm", "save", "web")
+    assert shell.json("vm", "show", "web")["state"] == "saved"
+    assert "restore" in shell.ok("vm", "start", "web", "--on", "n3")
+    assert shell.json("vm", "show", "web")["node"] == "n3"
+    assert "done" in shell.ok("vm", "shutdown", "web")
+    assert "is deleted" in shell.ok("vm", "delete", "web", "--yes")
+    assert shell.json("vm", "list") == {"vms": []}
+    kinds = [task["kind"] for task in shell.json("task", "list")["tasks"]]
+    assert kinds == ["start", "move", "save", "restore", "shutdown"]
+    log = shell.ok("log", "--vm", "web")
+    assert "web: online -> moving (prepare): asked by root, to n2" in log
+
+
+def test_figures_are_in_json(shell):
+    shell.create("web", "--start")
+    task = shell.json("vm", "move", "web", "--to", "n2")
+    assert task["state"] == "done" and task["source"] == "n1" and task["target"] == "n2"
+    assert task["figures"]["repaired_pages"] == 7
+    assert task["spans_us"]["blackout"] >= task["spans_us"]["repair"] > 0
+    assert shell.json("task", "show", str(task["id"]))["id"] == task["id"]
+
+
+# What is typed, the exit status, and what the error says.
+BAD = [
+    (["vm", "show", "nobody"], 105, "no VM 'nobody'"),
+    (["vm", "show", "../etc/passwd"], 65, "is no VM's name"),
+    (["vm", "show", "--", "-rf"], 65, "is no VM's name"),
+    (["vm", "show", "a;reboot"], 65, "is no VM's name"),
+    (["vm", "show", "a\nb"], 65, "control characters"),
+    (["vm", "show", "x" * 65536], 65, "65536 bytes, at most 63"),
+    (["vm", "show", b"\xff\xfe"], 65, "invalid UTF-8"),
+    (["vm", "show", "w\u0435b"], 65, "is no VM's name"),
+    (["vm", "create", "v", "--memory", "0", "--kernel", "/k"], 65, "memory 0 MiB: allowed are 16"),
+    (["vm", "create", "v", "--memory", "-512M", "--kernel", "/k"], 65, "whole number with M, G or T"),
+    (["vm", "create", "v", "--memory", "1e9", "--kernel", "/k"], 65, "whole number with M, G or T"),
+    (["vm", "create", "v", "--memory", "9999999T", "--kernel", "/k"], 65, "memory_mib: a whole number from 0"),
+    (["vm", "create", "v", "--memory", "5T", "--kernel", "/k"], 65, "allowed are 16 to 4194304 MiB"),
+    (["vm", "create", "v", "--memory", "64M", "--vcpus", "1000000000", "--kernel", "/k"], 65, "allowed are 1 to 256"),
+    (["vm", "create", "v", "--memory", "64M", "--vcpus", "-1", "--kernel", "/k"], 65, "--vcpus: '-1': a whole number"),
+    (["vm", "create", "v", "--memory", "64M", "--vcpus", "18446744073709551617", "--kernel", "/k"], 65, "whole number"),
+    (["vm", "create", "v", "--memory", "64M"], 65, "nothing to boot from"),
+    (["vm", "create", "v"], 64, "needs memory"),
+    (["vm", "create"], 64, "needs a name"),
+    (["vm", "create", "../v", "--memory", "64M", "--kernel", "/k"], 65, "name '../v'"),
+    (["vm", "create", "v", "--memory", "64M", "--disk", "/no/disk"], 105, "disk disk0: /no/disk"),
+    (["vm", "create", "v", "--memory", "64M", "--disk", "/tmp"], 65, "/tmp is a directory"),
+    (["vm", "create", "v", "--memory", "64M", "--disk", "relative.raw"], 65, "absolute path"),
+    (["vm", "create", "v", "--memory", "64M", "--disk", "/a,format=vmdk"], 65, "format: one of raw, qcow2"),
+    (["vm", "create", "v", "--memory", "64M", "--disk", "/a,exec=1"], 64, "none of format="),
+    (["vm", "create", "v", "--memory", "64M", "--network", "br0,mac=zz", "--kernel", "/k"], 65, "not a unicast MAC"),
+    (["vm", "create", "v", "--memory", "64M", "--file", "/no/file"], 105, "/no/file"),
+    (["vm", "move", "web"], 64, "needs --to NODE"),
+    (["vm", "move", "web", "--to", "n9"], 105, "no node 'n9'"),
+    (["vm", "move", "web", "--to", "n1"], 65, "web runs on n1 already"),
+    (["vm", "move", "web", "--to", "n2", "--type", "live"], 64, "one of quick"),
+    (["vm", "delete", "web"], 107, "needs a confirmation"),
+    (["vm", "delete", "web", "--yes"], 113, "web"),
+    (["task", "show", "0x10"], 65, "whole number"),
+    (["task", "show", "424242"], 105, "no task 424242"),
+    (["log", "--since", "yesterday"], 65, "a time is a span"),
+    (["log", "--lines", "5000"], 65, "count: a whole number from 0 to 1000"),
+    (["frobnicate"], 64, "no verb and no noun"),
+    (["vm", "lst"], 64, "did you mean 'watari vm list'?"),
+    ([], 64, ""),
+]
+
+
+@pytest.mark.parametrize("words,status,says", BAD,
+                         ids=lambda value: str(value)[:40] if isinstance(value, list) else "")
+def test_bad_input_is_refused_with_the_rule(words, status, says, shell_with_web):
+    before = shell_with_web.json("status")["index"]
+    done = subprocess.run([WATARI, *words], env=shell_with_web.env, timeout=LIMIT, capture_output=True)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr.decode()
+    assert shell_with_web.json("status")["index"] - before <= 1  # a refusal may be logged, nothing else
+
+
+@pytest.fixture(scope="module")
+def shell_with_web(tmp_path_factory):
+    world = Shell(tmp_path_factory.mktemp("web"))
+    world.create("web", "--start")
+    yield world
+    world.end()
+
+
+def test_a_disk_belongs_to_one_vm(shell):
+    shell.create("web")
+    done = shell.run("vm", "create", "other", "--memory", "64M", "--disk", shell.disk.with_name("web.raw"))
+    assert done.returncode == 108 and "web" in done.stderr
+
+
+def test_a_name_is_given_once(shell):
+    shell.create("web")
+    done = shell.run("vm", "create", "web", "--memory", "64M", "--disk", shell.disk)
+    assert done.returncode == 108 and "exists already" in done.stderr
+
+
+def test_errors_are_json_for_scripts(shell):
+    done = shell.run("vm", "show", "nobody", "-o", "json")
+    error = json.loads(done.stderr)["error"]
+    assert done.returncode == 105 == error["exit"] and error["code"] == "not-found"
+    assert error["exit_name"] == "CRM_EX_NOSUCH" and error["hint"] and done.stdout == ""
+
+
+def test_a_definition_goes_out_and_in_again(shell, tmp_path):
+    shell.create("web")
+    text = shell.ok("vm", "show", "web", "--definition")
+    definition = json.loads(text)
+    shell.ok("vm", "delete", "web", "--yes")
+    file = tmp_path / "web.json"
+    file.write_text(text)
+    shell.ok("vm", "create", "--file", file)
+    assert json.loads(shell.ok("vm", "show", "web", "--definition")) == definition
+    # A copy: without what must be unique, from stdin.
+    del definition["uuid"], definition["nics"][0]["mac"]
+    definition["disks"][0]["path"] = str(shell.disk)
+    shell.disk.write_bytes(b"\0" * 512)
+    shell.ok("vm", "create", "copy", "--file", "-", stdin=json.dumps(definition))
+    copy = json.loads(shell.ok("vm", "show", "copy", "--definition"))
+    assert copy["uuid"] != json.loads(text)["uuid"] and copy["nics"][0]["mac"] != json.loads(text)["nics"][0]["mac"]
+
+
+@pytest.mark.parametrize("text,says", [
+    ("", "not JSON"), ("[1]", "a definition is an object"), ('{"name":"v","name":"w"}', "duplicate"),
+    ('{"name":"v","memory_mib":NaN}', "not JSON"), ("[" * 1000000, "nested deeper"),
+    ('{"name":"v","memory_mib":64,"kernl":"/k"}', "unknown key 'kernl'"),
+    ('{"name":"v","memory_mib":18446744073709551617}', "too big integer"),
+    (" " * (2 << 20), "at most 1048576"),
+], ids=["empty", "list", "duplicate", "nan", "deep", "typo", "huge-number", "huge-file"])
+def test_bad_definition_files_are_refused(shell, text, says):
+    done = shell.run("vm", "create", "--file", "-", stdin=text)
+    assert done.returncode == 65 and says in done.stderr, done.stderr
+
+
+def test_edit_by_options(shell):
+    shell.create("web")
+    shell.ok("vm", "edit", "web", "--memory", "1G", "--vcpus", "2", "--disk", f"{shell.disk},readonly", "--remove", "net0")
+    definition = json.loads(shell.ok("vm", "show", "web", "--definition"))
+    assert definition["memory_mib"] == 1024 and definition["vcpus"] == 2 and "nics" not in definition
+    assert [disk["id"] for disk in definition["disks"]] == ["disk0", "disk1"] and definition["disks"][1]["read_only"]
+    done = shell.run("vm", "edit", "web", "--remove", "net0")
+    assert done.returncode == 105
+    shell.ok("vm", "start", "web")
+    done = shell.run("vm", "edit", "web", "--memory", "2G")
+    assert done.returncode in (75, 113) and "web" in done.stderr
+
+
+def test_edit_in_an_editor_without_a_shell(shell, tmp_path):
+    shell.create("web")
+    editor = tmp_path / "editor"
+    editor.write_text("#!/usr/bin/python3\nimport sys\np = sys.argv[-1]\nt = open(p).read()\n"
+                      "assert '$(' in ''.join(sys.argv)\n"
+                      "open(p, 'w').write(t.replace('\"memory_mib\": 512', sys.argv[1]))\n")
+    editor.chmod(0o755)
+    # The words of $EDITOR arrive as they are: nothing expands them.
+    shell.ok("vm", "edit", "web", env={"EDITOR": f'{editor} "memory_mib":768 $(id)'})
+    assert shell.json("vm", "show", "web")["memory_mib"] == 768
+    # What cannot be used is not lost.
+    done = shell.run("vm", "edit", "web", env={"EDITOR": f"{editor} nonsense $(id)"})
+    assert done.returncode == 0 and "unchanged" in done.stdout
+    editor.write_text("#!/bin/sh\necho nonsense > $1\n")
+    done = shell.run("vm", "edit", "web", env={"EDITOR": str(editor)})
+    assert done.returncode == 65 and "your text is kept: " in done.stderr
+    kept = pathlib.Path(done.stderr.split("--file ")[1].strip())
+    assert kept.read_text() == "nonsense\n"
+    kept.unlink()
+    kept.parent.rmdir()
+    done = shell.run("vm", "edit", "web", env={"EDITOR": "/bin/false"})
+    assert done.returncode == 1 and "nothing was changed" in done.stderr
+
+
+def test_dry_runs_change_nothing(shell):
+    disk = shell.disk
+    assert "dry run" in shell.ok("vm", "create", "web", "--memory", "64M", "--disk", disk, "--dry-run")
+    assert shell.json("vm", "list")["vms"] == []
+    shell.create("web", "--start")
+    index = shell.json("status")["index"]
+    assert "dry run" in shell.ok("vm", "stop", "web", "--dry-run")
+    assert "dry run" in shell.ok("vm", "save", "web", "-n")
+    done = shell.run("vm", "start", "web", "--dry-run")
+    assert done.returncode in (75, 113)
+    assert shell.json("status")["index"] == index
+    # A move asks the target itself.
+    moved = shell.run("vm", "move", "web", "--to", "n2", "--dry-run")
+    assert moved.returncode == 0 and "(dry run)" in moved.stdout
+    assert shell.json("vm", "show", "web")["node"] == "n1"
+
+
+def test_a_target_that_is_unfit_fails_the_move_and_the_guest_stays(shell):
+    shell.create("web", "--start")
+    shell.order("fail-standby 2 bridge 'br7' is missing on n2")
+    done = shell.run("vm", "move", "web", "--to", "n2")
+    assert done.returncode == 1 and "bridge 'br7' is missing on n2" in done.stderr
+    vm = shell.json("vm", "show", "web")
+    assert vm["node"] == "n1" and vm["state"] == "online"
+
+
+def test_two_moves_at_once(shell):
+    shell.create("web", "--start")
+    shell.order("copy-ms 3000")
+    task = shell.json("vm", "move", "web", "--to", "n2", "--no-wait")["task"]
+    done = shell.run("vm", "move", "web", "--to", "n3")
+    assert done.returncode == 75 and f"task {task}" in done.stderr
+    shell.ok("vm", "cancel", "web")
+    done = shell.run("task", "wait", str(task))
+    assert done.returncode == 1 and "cancelled" in done.stderr
+    assert shell.json("vm", "show", "web")["node"] == "n1"
+
+
+def test_waiting_has_an_end(shell):
+    shell.create("web", "--start")
+    shell.order("copy-ms 20000")
+    began = time.monotonic()
+    done = shell.run("vm", "move", "web", "--to", "n2", "--timeout", "1")
+    assert done.returncode == 124 and 0.9 < time.monotonic() - began < 5
+    assert "still under way" in done.stderr
+    assert shell.json("vm", "show", "web")["state"] == "moving"  # it goes on
+
+
+def test_interrupting_the_wait_says_how_to_go_on(shell):
+    shell.create("web", "--start")
+    shell.order("copy-ms 20000")
+    process = subprocess.Popen([WATARI, "vm", "move", "web", "--to", "n2"], env=shell.env, stderr=subprocess.PIPE,
+                               text=True)
+    while "copy" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130 and "goes on; 'watari task wait" in errors
+
+
+def test_a_wait_survives_a_restart_of_the_daemon(shell):
+    shell.create("web", "--start")
+    shell.order("copy-ms 1500")
+    process = subprocess.Popen([WATARI, "vm", "move", "web", "--to", "n2"], env=shell.env, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    while "copy" not in process.stderr.readline():
+        pass
+    shell.order("restart-api")
+    out, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, errors
+    assert "connecting again" in errors and "done" in out
+
+
+def test_no_daemon_is_said(shell):
+    done = shell.run("status", "--socket", "/nowhere/api.sock")
+    assert done.returncode == 69 and "no watarid answers" in done.stderr and "systemctl" in done.stderr
+
+
+def test_no_quorum_is_said(shell):
+    shell.create("web")
+    shell.order("cut 1")
+    done = shell.run("vm", "start", "web")
+    assert done.returncode == 106 and "cannot change the cluster" in done.stderr and "majority" in done.stderr
+    assert "quorum   NO" in shell.ok("status")
+    shell.order("heal 1")
+
+
+def test_watch_streams_until_interrupted(shell):
+    shell.create("web")
+    process = subprocess.Popen([WATARI, "watch", "-o", "json"], env=shell.env, stdout=subprocess.PIPE)
+    os.set_blocking(process.stdout.fileno(), False)
+    deadline = time.monotonic() + LIMIT
+    kinds, memory, text = set(), 300, b""
+    while not {"vm", "log"} <= kinds:  # it hears what comes after its subscription: make news until it does
+        assert time.monotonic() < deadline
+        memory += 1
+        shell.ok("vm", "edit", "web", "--memory", f"{memory}M")
+        text += process.stdout.read() or b""
+        kinds = {json.loads(line)["kind"] for line in text.splitlines() if line.endswith(b"}")}
+    shell.ok("vm", "start", "web")
+    while "task" not in kinds:
+        assert time.monotonic() < deadline
+        select.select([process.stdout], [], [], 1)
+        text += process.stdout.read() or b""
+        kinds |= {json.loads(line)["kind"] for line in text.splitlines() if line.endswith(b"}")}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT) == -signal.SIGINT
+
+
+def test_a_terminal_gets_a_bar_and_colours(shell):
+    shell.create("web", "--start")
+    main, side = pty.openpty()
+    process = subprocess.Popen([WATARI, "vm", "move", "web", "--to", "n2"], env={**shell.env, "TERM": "xterm"},
+                               stdin=side, stdout=side, stderr=side)
+    os.close(side)
+    text = b""
+    while True:
+        try:
+            block = os.read(main, 4096)
+        except OSError:
+            break
+        if not block:
+            break
+        text += block
+    os.close(main)
+    assert process.wait(LIMIT) == 0
+    assert b"[====" in text and b"\033[32mdone" in text
+
+
+def test_delete_asks_on_a_terminal(shell):
+    shell.create("web")
+    for answer, status, left in (b"n\n", 1, 1), (b"y\n", 0, 0):
+        main, side = pty.openpty()
+        process = subprocess.Popen([WATARI, "vm", "delete", "web"], env=shell.env, stdin=side, stdout=side, stderr=side)
+        os.close(side)
+        text = b""
+        while b"[y/N]" not in text:
+            text += os.read(main, 4096)
+        os.write(main, answer)
+        assert process.wait(LIMIT) == status
+        os.close(main)
+        assert len(shell.json("vm", "list")["vms"]) == left
+
+
+def test_the_console_says_where_it_is(shell):
+    shell.create("web")
+    done = shell.run("vm", "console", "web")
+    assert done.returncode == 113 and "it has no console" in done.stderr
+    shell.ok("vm", "start", "web", "--on", "n2")
+    done = shell.run("vm", "console", "web")
+    assert done.returncode == 113 and "runs on n2, this is n1" in done.stderr and "ssh n2" in done.stderr
+
+
+def complete(shell, *words):
+    return shell.ok("__complete", *words).split()
+
+
+def test_completion_knows_verbs_options_and_live_names(shell):
+    shell.create("web")
+    assert complete(shell, "v") == ["vm"]
+    assert "move" in complete(shell, "vm", "")
+    assert complete(shell, "vm", "mo") == ["move"]
+    assert complete(shell, "vm", "move", "") == ["web"]
+    assert complete(shell, "vm", "move", "web", "--to", "") == ["n1", "n2", "n3"]
+    assert "--dry-run" in complete(shell, "vm", "move", "web", "--")
+    assert complete(shell, "vm", "list", "--state", "bl") == ["blocked"]
+    assert complete(shell, "vm", "create", "x", "--disk", "") == [":file"]
+    assert complete(shell, "vm", "nonsense", "") == []
+
+
+def test_every_verb_has_help_with_examples(shell):
+    text = shell.ok("--help")
+    verbs = [line.split()[1:3] for line in text.splitlines() if line.startswith("  watari ")]
+    assert ["vm", "move"] in verbs
+    calls = [call["call"] for call in shell.json("api", "list")["calls"]]
+    assert "vm.move" in calls and "subscribe" in calls
+    for noun in "node", "vm", "task", "api":
+        assert "watari " + noun in shell.ok(noun, "--help")
+    for words in verbs:
+        words = [word for word in words if word.islower() and word.isalpha()]
+        known = shell.run(*words, "--help")
+        if known.returncode == 64:
+            known = shell.run(words[0], "--help")
+        assert known.returncode == 0 and ("Examples:" in known.stdout or "--help" in known.stdout)
