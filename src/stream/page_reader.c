@@ -115,11 +115,34 @@ static void busy_set(struct reader_thread *thread, bool busy)
 	pthread_mutex_unlock(&thread->reader->lock);
 }
 
-/* Returns false only when the reader ends. */
+/* True: enough tries, nothing is lost by failing. */
+static bool give_up(struct reader_thread *thread, unsigned tries, const struct err *err)
+{
+	struct page_reader *reader = thread->reader;
+	uint64_t one = 1;
+
+	if (tries < (err->code == ERR_CORRUPT ? READER_TRIES_CORRUPT : READER_TRIES_OTHER))
+		return false;
+	pthread_mutex_lock(&reader->lock);
+	bool failed = !reader->patient;
+	if (failed && !reader->failed) {
+		reader->failure = *err;
+		reader->failed = true;
+	}
+	pthread_mutex_unlock(&reader->lock);
+	if (!failed)
+		return false;
+	ssize_t woken = write(reader->wake_fd, &one, sizeof(one));
+	(void)woken;
+	return true;
+}
+
+/* Returns false only when the reader ends or has failed. */
 static bool fetch_read(struct reader_thread *thread, struct fetch *fetch)
 {
 	struct page_reader *reader = thread->reader;
 	unsigned wait_ms = READER_RETRY_MS_MIN;
+	unsigned tries = 0;
 	struct err err;
 
 	for (uint32_t from = 0; from < fetch->count;) {
@@ -127,6 +150,7 @@ static bool fetch_read(struct reader_thread *thread, struct fetch *fetch)
 		if (!run_read(thread, fetch, from, &from, &err)) {
 			busy_set(thread, false);
 			wait_ms = READER_RETRY_MS_MIN;
+			tries = 0;
 			continue;
 		}
 		pthread_mutex_lock(&reader->lock);
@@ -134,12 +158,34 @@ static bool fetch_read(struct reader_thread *thread, struct fetch *fetch)
 		stall_begin_locked(thread, err.text);
 		pthread_mutex_unlock(&reader->lock);
 		reader->retries++;
-		if (pause_ms(reader, wait_ms))
+		if (give_up(thread, ++tries, &err) || pause_ms(reader, wait_ms))
 			return false;
 		wait_ms = wait_ms * 2 < READER_RETRY_MS_MAX ? wait_ms * 2 : READER_RETRY_MS_MAX;
 		reopen(thread);
 	}
 	return true;
+}
+
+static int failure(struct page_reader *reader, bool patient, struct err *err)
+{
+	pthread_mutex_lock(&reader->lock);
+	bool failed = reader->failed;
+	if (failed)
+		*err = reader->failure;
+	else
+		reader->patient |= patient;
+	pthread_mutex_unlock(&reader->lock);
+	return failed ? -1 : 0;
+}
+
+int page_reader_failure(struct page_reader *reader, struct err *err)
+{
+	return failure(reader, false, err);
+}
+
+int page_reader_be_patient(struct page_reader *reader, struct err *err)
+{
+	return failure(reader, true, err);
 }
 
 static void *reader_main(void *arg)

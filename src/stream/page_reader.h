@@ -2,8 +2,9 @@
  * Threads that read pages of the `ram` file and compare their sums, for a server that must never wait for a disk.
  *
  * Two classes, so that a page the guest waits for never stands behind pages it does not: urgent fetches have their own
- * threads. A page that cannot be read, or whose sum does not hold, is read again, with pauses, for ever: what is handed
- * back is right or is not handed back. While any thread is in that state, or in one read for longer than
+ * threads. A page that cannot be read, or whose sum does not hold, is read again, with pauses: what is handed back is
+ * right or is not handed back. How long depends on what hangs on it: while nothing is lost yet a few tries, then the
+ * reader fails; once it is told to be patient, because a guest already runs on these pages, for ever. While any thread is in that state, or in one read for longer than
  * READER_SLOW_MS, reading counts as stalled; the callback tells the changes.
  * Must never: hand over a page that does not match its sum. */
 #pragma once
@@ -22,6 +23,8 @@ enum {
 	READER_THREADS = READER_URGENT_THREADS + READER_BACKGROUND_THREADS,
 	READER_SLOW_MS = 5000,
 	READER_RETRY_MS_MIN = 50,
+	READER_TRIES_CORRUPT = 4, /* about 0.4 s: a page that stays wrong is wrong */
+	READER_TRIES_OTHER = 10,  /* about 9 s: storage may come back */
 	READER_RETRY_MS_MAX = 2000,
 };
 
@@ -52,6 +55,9 @@ struct page_reader {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool ending;
+	bool patient;
+	bool failed;
+	struct err failure;
 	uint64_t next_ticket;
 	struct fetch fetches[READER_SLOTS]; /* urgent ones first */
 	unsigned stalled; /* threads that are */
@@ -77,6 +83,11 @@ void page_reader_want(struct page_reader *reader, struct fetch *fetch);
 /* The READY fetch of the class that was wanted first, or NULL; its slot is to be released. */
 struct fetch *page_reader_ready(struct page_reader *reader, bool urgent);
 void page_reader_release(struct page_reader *reader, struct fetch *fetch);
+
+/* -1 with the reason when a thread gave up. wake_fd becomes readable then. */
+int page_reader_failure(struct page_reader *reader, struct err *err);
+/* From now on no thread gives up. -1 when one has already. */
+int page_reader_be_patient(struct page_reader *reader, struct err *err);
 
 /* To be called now and then: finds reads that hang. */
 void page_reader_watch(struct page_reader *reader);

@@ -456,22 +456,23 @@ static int on_pages(void *ctx, const char *name, uint64_t start, uint32_t size, 
 	return 0;
 }
 
-static void loaded(struct page_server *server)
+static int loaded(struct page_server *server, struct err *err)
 {
 	if (server->counters.loaded)
-		return;
+		return 0;
+	/* From here on the guest may run, and no page can be given up. */
+	if (page_reader_be_patient(&server->reader, err))
+		return -1;
 	server->counters.loaded = true;
 	server->events.loaded(server->events.ctx);
+	return 0;
 }
 
 static int on_pong(void *ctx, uint32_t value, struct err *err)
 {
 	struct page_server *server = ctx;
 
-	(void)err;
-	if (value == SERVER_PING && server->counters.phase != SERVER_SENDING)
-		loaded(server);
-	return 0;
+	return value == SERVER_PING && server->counters.phase != SERVER_SENDING ? loaded(server, err) : 0;
 }
 
 static int on_shut(void *ctx, uint32_t status, struct err *err)
@@ -482,7 +483,8 @@ static int on_shut(void *ctx, uint32_t status, struct err *err)
 		return err_set(err, ERR_PROTOCOL, "QEMU could not take the state; its own log says why");
 	if (server->counters.phase != SERVER_FINISHING || server->out_size)
 		return err_set(err, ERR_PROTOCOL, "QEMU ended before it had everything");
-	loaded(server);
+	if (loaded(server, err))
+		return -1;
 	server->finished = true;
 	return 0;
 }
@@ -619,7 +621,7 @@ int page_server_run(struct page_server *server, struct err *err)
 
 		if (server->stopped)
 			return err_set(err, ERR_CANCELLED, "given up");
-		if (in_receive(server, err))
+		if (in_receive(server, err) || page_reader_failure(&server->reader, err))
 			return -1;
 		size_t before = server->out_size;
 		uint64_t sent = server->counters.sent_bytes;

@@ -64,7 +64,8 @@
  *		`loaded`	QEMU has loaded the device state. Post-copy: it was told to run as well, which with -S turns
  *				its status from inmigrate to paused in its main loop. `cont` is right from here on: in
  *				inmigrate QEMU notes it and starts the guest by itself. "filling": true in post-copy
- *		`stalled`	a page cannot be read; "text" says why; reading is tried again for ever
+ *		`stalled`	a page cannot be read; "text" says why; reading is tried again: before `loaded` a few
+ *				times (a wrong sum 0.4 s, other errors 9 s), then `failed`; after it for ever
  *		`resumed`	reading works again
  *		`filled`	QEMU has every page and said its final word: the state is not needed any more; "figures"
  *	check	`checked`	as validated

@@ -157,6 +157,20 @@ def test_a_page_that_is_broken_stalls_and_never_arrives_as_something_else(bench)
     assert target.pages[1000] == stream.memory[1000]
 
 
+@pytest.mark.parametrize("mode", ["eager", "postcopy"])
+def test_a_broken_page_fails_the_load_while_the_guest_cannot_run_yet(bench, mode):
+    """Nothing is lost then: the next link of the chain is tried, instead of waiting for a page that stays wrong."""
+    stream = fake.Stream()
+    state, _ = bench.saved(stream)
+    poke(state / "ram", 0)
+    helper, target = bench.loader(state, stream, mode=mode)
+    with pytest.raises(fake.Closed):
+        target.take_all()
+    failed = failure(helper)
+    assert failed["code"] == "corrupt" and not failed["after_loaded"] and "page 0 " in failed["text"]
+    assert 0 not in target.pages
+
+
 def test_giving_up_ends_a_stalled_load(bench):
     stream = fake.Stream()
     state, _ = bench.saved(stream)
