@@ -111,7 +111,7 @@ static void find_helper(struct daemon *daemon)
 	self[length] = 0;
 	int wrote = snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "%s/watari-stream", dirname(self));
 	if (wrote >= PATH_BYTES || access(daemon->stream_helper, X_OK) < 0)
-		snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "/usr/libexec/watari/watari-stream");
+		snprintf(daemon->stream_helper, sizeof(daemon->stream_helper), "%s", STREAM_HELPER);
 }
 
 static int start_engine(struct daemon *daemon, struct err *err)
