@@ -148,10 +148,13 @@ static void node_report_step(struct step *step)
 			continue;
 		if (vm->state == VM_BLOCKED) {
 			blocked_vm_returns(step, vm, rebooted);
-		} else if (rebooted && vm->phase != MOVE_LOAD) {
+		} else if (rebooted) {
 			/* Down and up again within one view: the watchers of the ring saw nothing, the boot id did. */
 			reason_set(why, "%s rebooted: the copy of the boot before is dead", node->facts.name);
-			vm_died(step, vm, why);
+			if (vm->phase == MOVE_LOAD)
+				vm_source_gone(step, vm, why);
+			else
+				vm_died(step, vm, why);
 		}
 	}
 	vm_place_waiting(step);

@@ -20,6 +20,8 @@ bool vm_state_allowed(enum vm_state from, enum vm_state to);
 
 /* task.c */
 uint64_t task_begin(struct step *step, struct vm *vm, enum task_kind kind, uint32_t target);
+/* The task under way goes on with another target: the record says where it ends. */
+void task_target(struct step *step, const struct vm *vm, uint32_t target);
 /* The VM has no task under way afterwards. Takes a VM without one. */
 void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...) PRINTF_LIKE(4, 5);
 void task_figures(struct step *step, const struct vm *vm, uint64_t task, const struct move_figures *figures);
@@ -38,6 +40,7 @@ void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *
 /* The target, or the copy, did not do it: back to the source, to another node, or stay saved (design §6, no dead ends). */
 void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, const char *why);
 void vm_died(struct step *step, struct vm *vm, const char *why);
+void vm_source_gone(struct step *step, struct vm *vm, const char *why);
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why);
 void vm_target_lost(struct step *step, struct vm *vm, const char *why);
 /* VMs that should run and do not: start or restore them where they fit. */

@@ -43,9 +43,13 @@ static void gone(struct step *step, struct vm *vm)
 	const char *node = cluster_node_name(step->cluster, step->event->node);
 	char why[REASON_BYTES];
 
-	/* In LOAD the sealed copy on the source is of no more use; its end is no news. */
-	if (!from_owner(step, vm) || vm->phase == MOVE_LOAD || vm->state == VM_SAVED || vm->state == VM_FAILED) {
+	if (!from_owner(step, vm) || vm->state == VM_SAVED || vm->state == VM_FAILED) {
 		late(step, vm);
+		return;
+	}
+	if (vm->phase == MOVE_LOAD) {
+		reason_set(why, "the sealed copy on %s ended", node);
+		vm_source_gone(step, vm, why);
 		return;
 	}
 	if (vm->state == VM_STOPPING) {

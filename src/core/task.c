@@ -54,6 +54,14 @@ uint64_t task_begin(struct step *step, struct vm *vm, enum task_kind kind, uint3
 	return vm->task;
 }
 
+void task_target(struct step *step, const struct vm *vm, uint32_t target)
+{
+	struct task *task = task_of(step->cluster, vm->task, vm);
+
+	if (task)
+		task->target = target;
+}
+
 void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...)
 {
 	struct task *task = task_of(step->cluster, vm->task, vm);

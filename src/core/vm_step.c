@@ -28,7 +28,9 @@ void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *
 	vm->owner = 0;
 	vm->target = node;
 	vm->want = WANT_ON;
-	if (!vm->task)
+	if (vm->task)
+		task_target(step, vm, node);
+	else
 		task_begin(step, vm, TASK_RESTORE, node);
 	vm_go(step, vm, VM_RESTORING, MOVE_PREPARE, "restoring on %s: %s", cluster_node_name(step->cluster, node), why);
 }
@@ -146,12 +148,26 @@ void vm_died(struct step *step, struct vm *vm, const char *why)
 		vm_go(step, vm, VM_OFF, MOVE_IDLE, "waits for room: %s", text);
 }
 
+/* Sealed: the log proves that the source's copy does not run, and now that copy is not there to go back to either. So this
+ * is a restore from here on: the target goes on, or another node takes over, but nobody returns to the source, which
+ * would give the state up for a copy that is lost. */
+void vm_source_gone(struct step *step, struct vm *vm, const char *why)
+{
+	if (vm->state != VM_MOVING || vm->phase != MOVE_LOAD)
+		return;
+	vm->owner = 0;
+	if (!node_usable(step->cluster, vm->target)) {
+		restore_next(step, vm, 0, why);
+		return;
+	}
+	vm_go(step, vm, VM_RESTORING, MOVE_LOAD, "%s; %s goes on loading the saved state", why,
+		cluster_node_name(step->cluster, vm->target));
+}
+
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 {
 	if (vm->phase == MOVE_LOAD) {
-		/* Sealed: the log proves that the owner's copy does not run. The target goes on, or another node takes over. */
-		if (vm->target && !node_usable(step->cluster, vm->target))
-			restore_next(step, vm, 0, why);
+		vm_source_gone(step, vm, why);
 		return;
 	}
 	if (vm->state == VM_RESTORING && vm->phase != MOVE_RESUME)

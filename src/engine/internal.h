@@ -119,6 +119,7 @@ struct engine {
 	bool first_sent;
 	uint32_t best;
 	struct peer peers[NODES_MAX];
+	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
 	struct entries incoming;
 	uint8_t *snapshot; /* being received or sent */
 	size_t snapshot_size;

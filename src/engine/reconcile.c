@@ -256,6 +256,9 @@ static void look_at(struct engine *engine, uint32_t vm)
 		end_copy(&look);
 		return;
 	case DUTY_HOLD:
+		/* Sealed: without its copy the source is no place to go back to. */
+		if (look.record->phase == MOVE_LOAD && look.info.state == HV_ABSENT)
+			report_gone(&look, GONE_DIED);
 		return;
 	case DUTY_START:
 		do_start(&look);

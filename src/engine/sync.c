@@ -30,6 +30,7 @@ void sync_out(struct engine *engine, const char *why)
 	bool was_in = engine->sync != SYNC_OUT;
 
 	engine->sync = SYNC_OUT;
+	engine->last_of_two = false;
 	engine->view.quorate = false;
 	transfer_reset(engine);
 	snprintf(engine->out_reason, sizeof(engine->out_reason), "%.200s", why);
@@ -75,9 +76,47 @@ void sync_look(struct engine *engine)
 	}
 }
 
+/* The newest view event in the log, committed or not. */
+static uint64_t last_view(const struct engine *engine)
+{
+	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
+	uint64_t members = engine->cluster->members;
+
+	assert(event);
+	for (size_t i = 0; i < engine->tail.count; i++) {
+		const struct entry *entry = &engine->tail.items[i];
+		if (!schema_decode(&event_schema, entry->bytes, entry->size, event, NULL) && event->kind == EVENT_VIEW)
+			members = event->members;
+	}
+	return members;
+}
+
+/* Quorum counts the nodes of the ring, but only daemons keep the log: a majority of them must be here, or a history
+ * could be committed that the next view knows nothing of.
+ *
+ * Of two nodes one may go on alone, and only the one that cannot have missed anything: it was synced with the other and
+ * not out since, or its log says that it was alone already. (The other's log would not say so: what two commit together
+ * both have on disk.) */
+static bool enough_members(const struct engine *engine, const struct group_view *view, char *why, size_t size)
+{
+	uint32_t members = (uint32_t)__builtin_popcountll(view->members);
+	uint32_t needed = view->expected_votes / 2 + 1;
+
+	if (members >= needed)
+		return true;
+	if (view->expected_votes != 2) {
+		snprintf(why, size, "only %u of %u nodes' daemons are here, %u are needed", members,
+			view->expected_votes, needed);
+		return false;
+	}
+	snprintf(why, size, "the other node's daemon is not here, and may know more than this one");
+	return engine->last_of_two || last_view(engine) == view->members;
+}
+
 void sync_on_view(void *ctx, const struct group_view *view)
 {
 	struct engine *engine = ctx;
+	char why[REASON_BYTES];
 
 	engine->view = *view;
 	engine->in_group = true;
@@ -86,6 +125,10 @@ void sync_on_view(void *ctx, const struct group_view *view)
 	engine->nonce = 0;
 	if (!view->quorate || !(view->members & node_bit(engine->ports.group->node))) {
 		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
+		return;
+	}
+	if (!enough_members(engine, view, why, sizeof(why))) {
+		sync_out(engine, why);
 		return;
 	}
 	engine->sync = SYNC_BEGIN;
@@ -412,6 +455,7 @@ void sync_send_event(struct engine *engine, struct event *event)
 void sync_done(struct engine *engine)
 {
 	engine->sync = SYNC_DONE;
+	engine->last_of_two = true;
 	engine->out_reason[0] = 0;
 	engine_trace(engine, "synced: term %llu, index %llu", (unsigned long long)engine->term,
 		(unsigned long long)engine->cluster->index);
