@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * I8: every change has a reason, in the VM and in the history. And a task that says "done" has done it, in the world. */
+#include "sim/check_internal.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t number)
+{
+	const struct cluster *cluster = engine_cluster(node->engine);
+
+	if (number >= cluster->vm_count) {
+		sim_violation(sim, "n%u says that VM number %u changed, of %u", node->id, number, cluster->vm_count);
+		return;
+	}
+	const struct vm *vm = &cluster->vms[number];
+	if (!vm->def.uuid[0] || number >= SIM_VMS_MAX)
+		return;
+	bool changed = node->seen_states[number] != (uint8_t)vm->state;
+	node->seen_states[number] = (uint8_t)vm->state;
+	if (changed && !vm->reason[0])
+		sim_violation(sim, "I8: n%u: %s is %s without a reason", node->id, vm->def.name, vm_state_name(vm->state));
+	if (vm->state == VM_ONLINE && !vm->owner)
+		sim_violation(sim, "n%u: %s is online and nobody owns it", node->id, vm->def.name);
+}
+
+void checks_history(struct sim *sim, struct sim_node *node, const struct engine_history *line)
+{
+	if (!line->text[0])
+		sim_violation(sim, "I8: n%u: a line of history (%s, index %" PRIu64 ") says nothing", node->id,
+			event_kind_name((int)line->kind), line->index);
+	if (line->index < sim->checks->history_index ||
+		(line->index == sim->checks->history_index && sim->checks->history_node != node->id))
+		return;
+	sim->checks->history_index = line->index;
+	sim->checks->history_node = node->id;
+	sim_trace(sim, "%" PRIu64 ": %s", line->index, line->text);
+}
+
+/* A copy of the VM that runs, or ran, on the target out of that state. */
+static bool was_resumed(const struct sim *sim, const struct task *task, bool any_state)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (!strcmp(copy->guest->vm, task->vm_uuid) && copy->node == task->target && copy->state_task &&
+			(any_state || copy->state_task == task->id))
+			return true;
+	return false;
+}
+
+static bool has_run_since(const struct sim *sim, const struct task *task)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (!strcmp(copy->guest->vm, task->vm_uuid) &&
+			LOOP_FAKE_WALL_MS + copy->began_us / 1000 + 2 * sim->config.skew_max_ms + 61000 >= task->started_ms)
+			return true;
+	return false;
+}
+
+static const struct world_copy *executing(const struct sim *sim, const char *vm)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (!strcmp(copy->guest->vm, vm) && copy->executes)
+			return copy;
+	return NULL;
+}
+
+static void check_done(struct sim *sim, const struct sim_node *node, const struct task *task)
+{
+	const struct check_vm *vm = check_vm(sim, task->vm_uuid);
+	const struct world_copy *copy = executing(sim, task->vm_uuid);
+
+	switch (task->kind) {
+	case TASK_MOVE:
+		if (!task->dry_run && !was_resumed(sim, task, false))
+			sim_violation(sim, "n%u says that %s was moved to n%u (task %" PRIu64
+				"), but it was never resumed there", node->id, task->vm, task->target, task->id);
+		break;
+	case TASK_RESTORE:
+		if (!was_resumed(sim, task, true))
+			sim_violation(sim, "n%u says that %s was restored on n%u (task %" PRIu64
+				"), but it was never resumed there", node->id, task->vm, task->target, task->id);
+		break;
+	case TASK_START:
+		if (!has_run_since(sim, task))
+			sim_violation(sim, "n%u says that %s was started (task %" PRIu64 "), but it never ran", node->id,
+				task->vm, task->id);
+		break;
+	case TASK_SAVE:
+		if (vm->complete_task < task->id)
+			sim_violation(sim, "n%u says that %s was saved (task %" PRIu64 "), but its state was never sealed",
+				node->id, task->vm, task->id);
+		/* fall through */
+	case TASK_SHUTDOWN:
+	case TASK_STOP:
+		if (copy)
+			sim_violation(sim, "n%u says that %s does not run any more (task %" PRIu64
+				"), but it executes on n%u", node->id, task->vm, task->id, copy->node);
+		break;
+	}
+}
+
+void checks_tasks(struct sim *sim, const struct sim_node *node, const struct cluster *cluster)
+{
+	for (uint32_t i = 0; i < cluster->vm_count && i < SIM_VMS_MAX; i++) {
+		uint64_t id = sim->checks->tasks[i];
+		if (id == cluster->vms[i].task)
+			continue;
+		sim->checks->tasks[i] = cluster->vms[i].task;
+		const struct task *task = id ? cluster_task_find(cluster, id) : NULL;
+		if (!task)
+			continue;
+		if (task->state == TASK_RUNNING)
+			sim_violation(sim, "n%u: %s has no task any more, but task %" PRIu64 " (%s) says that it runs",
+				node->id, task->vm, id, task_kind_name((int)task->kind));
+		else if (task->state == TASK_DONE)
+			check_done(sim, node, task);
+		else if (!task->text[0])
+			sim_violation(sim, "I8: n%u: task %" PRIu64 " (%s %s) is %s without a reason", node->id, id,
+				task_kind_name((int)task->kind), task->vm, task_state_name((int)task->state));
+	}
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the checkers remember of a run. Only check_*.c. */
+#pragma once
+
+#include "sim/check.h"
+
+struct check_def {
+	struct vm_def def;
+	uint64_t index; /* acknowledged; 0: refused, or not known */
+};
+
+/* One VM, as those who asked for things must find it. */
+struct check_vm {
+	char uuid[UUID_BYTES];
+	uint64_t created_index; /* acknowledged; 0: not */
+	bool delete_asked;
+	uint64_t deleted_index;
+	bool discard_asked; /* somebody asked to throw its saved state away: a forced start, or a delete */
+	uint64_t discard_since_us;
+	struct check_def *defs; /* every definition that was ever submitted */
+	uint32_t def_count;
+	uint64_t edited_index; /* of the newest acknowledged create or edit */
+	uint64_t complete_task; /* of the newest state that lay complete on the storage */
+	uint64_t sealed_task;	/* SEALED in some node's committed cluster … */
+	uint64_t given_up_task; /* … and then CONSUMED, or rightly DISCARDED */
+	bool discarded_seen;
+	uint64_t began_us[NODES_MAX + 1]; /* by node: when a copy executed there first … */
+	uint64_t ended_us[NODES_MAX + 1]; /* … and stopped last; UINT64_MAX while one executes */
+};
+
+struct check_ack {
+	uint64_t at_us;
+	uint64_t index_max; /* of this and all before */
+};
+
+struct check_point {
+	uint64_t digest;
+	uint64_t bytes_hash; /* 0: not looked at yet */
+	uint32_t node;	     /* that was there first */
+};
+
+struct checks {
+	struct check_vm vms[SIM_VMS_MAX];
+	uint32_t vm_count;
+	struct check_ack *acks;
+	uint32_t ack_count, ack_capacity;
+	struct check_point *points; /* by index */
+	uint64_t point_capacity;
+	uint64_t history_index; /* of the newest line that was traced, and whose line it was */
+	uint32_t history_node;
+	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
+	uint8_t *encoded;
+	size_t encoded_capacity;
+};
+
+struct check_vm *check_vm(struct sim *sim, const char *uuid); /* made when new */

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sim/random.h"
+#include "sim/fault.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { SETTLE_MS = 400 * 1000 };
+
+struct random_run {
+	struct sim *sim;
+	struct prng dice;
+	struct faults faults;
+	uint32_t vms; /* to have at a time */
+	uint32_t request_ms, fault_ms; /* typical times between two */
+	uint64_t end_ms;
+};
+
+static uint32_t pick(struct prng *dice, const uint32_t *values, uint32_t count)
+{
+	return values[prng_below(dice, count)];
+}
+#define PICK(dice, ...) pick(dice, (const uint32_t[]){__VA_ARGS__}, ARRAY_SIZE(((const uint32_t[]){__VA_ARGS__})))
+
+static void configure(struct sim_config *config, struct prng *dice, const struct random_options *options)
+{
+	config->node_count = options->nodes ? options->nodes : PICK(dice, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 5, 7);
+	config->two_node = config->node_count == 2 && prng_chance(dice, 500);
+	config->step_ms = PICK(dice, 5, 50, 200, 200, 1000, 5000);
+	config->net_delay_us = PICK(dice, 200, 1000, 1000, 10000);
+	config->net_slow_permille = PICK(dice, 0, 20, 100);
+	config->net_late_permille = PICK(dice, 0, 500, 1000);
+	config->net_torn_permille = PICK(dice, 0, 500, 1000);
+	config->net_steps_permille = PICK(dice, 0, 300);
+	config->lost_max_ms = PICK(dice, 400, 2500, 2500);
+	config->disk_us = PICK(dice, 300, 2000, 2000, 30000);
+	config->disk_slow_permille = PICK(dice, 1, 50);
+	config->fail_permille = PICK(dice, 0, 0, 20, 150);
+	config->broken_permille = PICK(dice, 0, 500, 1000);
+	config->deaf_permille = PICK(dice, 0, 200);
+	config->postcopy = prng_chance(dice, 700);
+	config->snapshot_every = PICK(dice, 5, 30, 30, 1000);
+	config->skew_max_ms = PICK(dice, 0, 50, 120000);
+	config->memory_mib = PICK(dice, 2048, 8192, 65536);
+	config->trace = options->trace;
+	config->trace_ctx = options->trace_ctx;
+}
+
+/* One of the VMs that were ever created. */
+static const struct vm_def *any_vm(struct random_run *run)
+{
+	struct sim *sim = run->sim;
+
+	return sim->vm_count ? &sim->vms[prng_below(&run->dice, sim->vm_count)].def : NULL;
+}
+
+static uint32_t any_node(struct random_run *run)
+{
+	return 1 + prng_below(&run->dice, run->sim->config.node_count);
+}
+
+static void ask(struct random_run *run, enum event_kind kind, const struct vm_def *def, uint32_t target, bool flag)
+{
+	struct event event = {.kind = kind, .target = target};
+
+	strcpy(event.by, "root");
+	strcpy(event.vm, def->uuid);
+	event.force = kind == EVENT_VM_START && flag;
+	event.dry_run = kind == EVENT_VM_MOVE && flag;
+	if (kind == EVENT_VM_CREATE || kind == EVENT_VM_EDIT)
+		event.def = *def;
+	sim_request(run->sim, any_node(run), &event, NULL, NULL);
+}
+
+static void ask_create(struct random_run *run)
+{
+	char name[NAME_BYTES];
+	uint32_t memory = PICK(&run->dice, 64, 512, 1024);
+
+	if (run->sim->vm_count >= run->vms)
+		return;
+	snprintf(name, sizeof(name), "vm%u", run->sim->vm_count + 1);
+	uint32_t number = sim_define_vm(run->sim, name, memory);
+	ask(run, EVENT_VM_CREATE, &run->sim->vms[number].def, 0, false);
+}
+
+static void ask_edit(struct random_run *run, const struct vm_def *def)
+{
+	struct vm_def edited = *def;
+
+	edited.memory_mib = PICK(&run->dice, 64, 128, 256, 512);
+	edited.vcpus = 1 + prng_below(&run->dice, 4);
+	ask(run, EVENT_VM_EDIT, &edited, 0, false);
+}
+
+static void ask_something(struct random_run *run)
+{
+	const struct vm_def *def = any_vm(run);
+	uint32_t target = prng_chance(&run->dice, 400) ? any_node(run) : 0;
+	uint32_t throw = prng_below(&run->dice, 100);
+
+	if (!def || run->sim->vm_count < run->vms / 2 || throw < 5)
+		ask_create(run);
+	else if (throw < 30)
+		ask(run, EVENT_VM_START, def, target, prng_chance(&run->dice, 50));
+	else if (throw < 68)
+		ask(run, EVENT_VM_MOVE, def, any_node(run), prng_chance(&run->dice, 80));
+	else if (throw < 78)
+		ask(run, EVENT_VM_SAVE, def, 0, false);
+	else if (throw < 84)
+		ask(run, EVENT_VM_SHUTDOWN, def, 0, false);
+	else if (throw < 88)
+		ask(run, EVENT_VM_STOP, def, 0, false);
+	else if (throw < 93)
+		ask(run, EVENT_VM_CANCEL, def, 0, false);
+	else if (throw < 97)
+		ask_edit(run, def);
+	else
+		ask(run, EVENT_VM_DELETE, def, 0, false);
+}
+
+static void on_request(void *ctx)
+{
+	struct random_run *run = ctx;
+
+	if (sim_now_ms(run->sim) >= run->end_ms)
+		return;
+	ask_something(run);
+	timeline_after(run->sim->timeline, prng_between(&run->dice, 0, 2 * run->request_ms) * 1000, on_request, run);
+}
+
+static void on_fault(void *ctx)
+{
+	struct random_run *run = ctx;
+
+	if (sim_now_ms(run->sim) >= run->end_ms)
+		return;
+	fault_throw(&run->faults);
+	timeline_after(run->sim->timeline, prng_between(&run->dice, 0, 2 * run->fault_ms) * 1000, on_fault, run);
+}
+
+void random_run(uint64_t seed, const struct random_options *options, struct random_result *result)
+{
+	struct sim_config config = {.seed = seed};
+	struct random_run run = {0};
+
+	prng_seed(&run.dice, seed ^ UINT64_C(0x7761746172690000));
+	configure(&config, &run.dice, options);
+	struct sim *sim = run.sim = sim_new(&config);
+	faults_init(&run.faults, sim, prng_u64(&run.dice));
+	run.vms = 1 + prng_below(&run.dice, 6);
+	run.request_ms = PICK(&run.dice, 300, 1000, 3000);
+	run.fault_ms = PICK(&run.dice, 500, 2000, 5000, 20000);
+	run.end_ms = options->duration_ms ? options->duration_ms : PICK(&run.dice, 20000, 40000, 80000);
+	sim_trace(sim, "seed %llu: %u nodes%s, %u VMs, faults %x", (unsigned long long)seed, config.node_count,
+		config.two_node ? " (two_node)" : "", run.vms, run.faults.kinds);
+
+	for (uint32_t id = 1; id <= config.node_count; id++)
+		sim_power_on(sim, id);
+	sim_run_ms(sim, 4000);
+	timeline_after(sim->timeline, 0, on_request, &run);
+	timeline_after(sim->timeline, 0, on_fault, &run);
+	sim_run_until_ms(sim, run.end_ms);
+	faults_end(&run.faults);
+	sim_settle(sim, SETTLE_MS);
+
+	memcpy(result->violation, sim->violation, sizeof(result->violation));
+	result->at_us = sim->violation_us;
+	result->steps = timeline_steps(sim->timeline);
+	result->requests = sim->requests;
+	const struct cluster *newest = sim_newest(sim);
+	result->index = newest ? newest->index : 0;
+	result->virtual_ms = sim_now_ms(sim);
+	sim_free(sim);
+}
