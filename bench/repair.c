@@ -168,9 +168,10 @@ static void print_text(struct figures *figures, size_t mib, unsigned rounds)
 	printf("comparing %zu MiB with its sums, best and median of %u rounds, GB/s\n\n", mib, rounds);
 	printf("threads    compare       only read     memcpy        compare 3 GiB\n");
 	for (unsigned i = 0; i < THREADS; i++)
-		printf("%u          %4.1f  %4.1f    %4.1f  %4.1f    %4.1f  %4.1f    %.0f ms\n", i + 1, best(&figures->compare[i]),
-			median(&figures->compare[i]), best(&figures->read[i]), median(&figures->read[i]),
-			best(&figures->copy[i]), median(&figures->copy[i]), 3 * 1073.741824 / median(&figures->compare[i]));
+		printf("%u          %4.1f  %4.1f    %4.1f  %4.1f    %4.1f  %4.1f    %.0f ms\n", i + 1,
+			best(&figures->compare[i]), median(&figures->compare[i]), best(&figures->read[i]),
+			median(&figures->read[i]), best(&figures->copy[i]), median(&figures->copy[i]),
+			3 * 1073.741824 / median(&figures->compare[i]));
 	printf("%d, cold    %4.1f  %4.1f    page tables empty: what the warming during the copy spares\n", THREADS,
 		best(&figures->cold), median(&figures->cold));
 }
@@ -180,7 +181,8 @@ static void print_json(struct figures *figures, size_t mib, unsigned rounds)
 	printf("{\"mib\": %zu, \"rounds\": %u", mib, rounds);
 	for (unsigned i = 0; i < THREADS; i++)
 		printf(", \"compare_%ut_gb_s\": %.2f, \"read_%ut_gb_s\": %.2f, \"memcpy_%ut_gb_s\": %.2f", i + 1,
-			median(&figures->compare[i]), i + 1, median(&figures->read[i]), i + 1, median(&figures->copy[i]));
+			median(&figures->compare[i]), i + 1, median(&figures->read[i]), i + 1,
+			median(&figures->copy[i]));
 	printf(", \"compare_cold_gb_s\": %.2f, \"compare_3g_ms\": %.0f}\n", median(&figures->cold),
 		3 * 1073.741824 / median(&figures->compare[THREADS - 1]));
 }
@@ -201,7 +203,8 @@ int main(int argc, char **argv)
 			mib = 1024;
 			rounds = 5;
 		} else {
-			fprintf(stderr, "usage: bench-repair [--quick] [--json]\n  --quick  1 GiB and 5 rounds instead of 3 GiB and 9\n");
+			fprintf(stderr, "usage: bench-repair [--quick] [--json]\n  --quick  1 GiB and 5 rounds instead "
+					"of 3 GiB and 9\n");
 			return 64;
 		}
 	}

@@ -43,8 +43,8 @@ static void set_save(void *work, struct control *control)
 static int verb_save(void)
 {
 	struct err err;
-	struct save *save = save_new(STREAM_FD_QEMU, STREAM_FD_DIRECTORY,
-		is_open(STREAM_FD_MEMORY) ? (int)STREAM_FD_MEMORY : -1, &err);
+	struct save *save = save_new(
+		STREAM_FD_QEMU, STREAM_FD_DIRECTORY, is_open(STREAM_FD_MEMORY) ? (int)STREAM_FD_MEMORY : -1, &err);
 
 	if (!save)
 		return die(&err);
@@ -110,10 +110,11 @@ int main(int argc, char **argv)
 		settle_in(verbs[i].fd_last);
 		if (is_open(STREAM_FD_QEMU) && is_open(STREAM_FD_CONTROL) && is_open(STREAM_FD_DIRECTORY))
 			return verbs[i].run();
-		err_set(&err, ERR_USAGE, "descriptors %d, %d and %d must be inherited", STREAM_FD_QEMU, STREAM_FD_CONTROL,
-			STREAM_FD_DIRECTORY);
+		err_set(&err, ERR_USAGE, "descriptors %d, %d and %d must be inherited", STREAM_FD_QEMU,
+			STREAM_FD_CONTROL, STREAM_FD_DIRECTORY);
 		return die(&err);
 	}
-	err_set(&err, ERR_USAGE, "usage: watari-stream save|load|check, with inherited descriptors (started by watarid)");
+	err_set(&err, ERR_USAGE,
+		"usage: watari-stream save|load|check, with inherited descriptors (started by watarid)");
 	return die(&err);
 }

@@ -331,8 +331,8 @@ static void line_take(struct control *control, const char *text, size_t size)
 
 static void client_read(struct control *control)
 {
-	ssize_t got = recv(control->client, control->in + control->in_size, STREAM_LINE_MAX - control->in_size,
-		MSG_DONTWAIT);
+	ssize_t got =
+		recv(control->client, control->in + control->in_size, STREAM_LINE_MAX - control->in_size, MSG_DONTWAIT);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (got <= 0) {

@@ -2,7 +2,8 @@
  * The helper's side of the control channel (protocol.h): one client at a time, lines of JSON, everything that happened
  * told again to whoever connects anew.
  *
- * The main thread runs it and nothing else, so that the work's threads never wait for a client: they post, and go on. */
+ * The main thread runs it and nothing else, so that the work's threads never wait for a client: they post, and go on.
+ */
 #pragma once
 
 #include "base/json.h"
@@ -29,7 +30,7 @@ int control_run(struct control *control);
 
 enum control_end {
 	CONTROL_GOES_ON,
-	CONTROL_DONE,	/* the work ended well */
+	CONTROL_DONE, /* the work ended well */
 	CONTROL_FAILED,
 };
 

@@ -69,8 +69,8 @@ static int part_open(struct device_image *image, struct err *err)
 }
 
 /* Always with the block's name: what came before it in QEMU's stream may not be here. */
-static int entry_append(struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page,
-	struct err *err)
+static int entry_append(
+	struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page, struct err *err)
 {
 	const char *name = image->layout.blocks[block].name;
 	size_t name_size = strlen(name);
@@ -88,8 +88,7 @@ static int entry_append(struct device_image *image, uint32_t block, uint64_t ind
 		    : mirror_append(&image->mirror, &zero, 1, err);
 }
 
-int device_image_page(struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page,
-	struct err *err)
+int device_image_page(struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page, struct err *err)
 {
 	static const uint8_t zeros[PAGE_BYTES];
 	uint32_t *place = &image->places[block][index];
@@ -124,7 +123,8 @@ int device_image_ram_end(struct device_image *image, struct err *err)
 	for (uint32_t i = 0; i < image->layout.count; i++)
 		for (uint64_t page = 0; image->places[i] && page < image->layout.blocks[i].bytes >> PAGE_BITS; page++)
 			if (image->places[i][page] == PLACE_NONE)
-				return err_set(err, ERR_PROTOCOL, "QEMU never sent page %" PRIu64 " of memory block '%s'", page,
+				return err_set(err, ERR_PROTOCOL,
+					"QEMU never sent page %" PRIu64 " of memory block '%s'", page,
 					image->layout.blocks[i].name);
 	if (image->part_open && section_close(image, err))
 		return -1;

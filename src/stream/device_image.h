@@ -16,7 +16,7 @@ struct device_image {
 	uint32_t main_block;
 	uint32_t ram_id;
 	bool part_open;
-	size_t tail_at;			      /* where the tail begins; 0 before ram's end */
+	size_t tail_at;			     /* where the tail begins; 0 before ram's end */
 	uint32_t *places[STREAM_BLOCKS_MAX]; /* of each small page: offset of its bytes; 0: none; 1: sent as zero */
 };
 
@@ -27,8 +27,7 @@ int device_image_head(struct device_image *image, const uint8_t *bytes, size_t s
 /* ram_id: of the section that is open. ERR_UNFIT when the small blocks are too large together. */
 int device_image_layout(struct device_image *image, const struct stream_layout *layout, uint32_t main_block,
 	uint32_t ram_id, struct err *err);
-int device_image_page(struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page,
-	struct err *err);
+int device_image_page(struct device_image *image, uint32_t block, uint64_t index, const uint8_t *page, struct err *err);
 /* ERR_PROTOCOL when a page of a small block was never sent. */
 int device_image_ram_end(struct device_image *image, struct err *err);
 int device_image_tail(struct device_image *image, const uint8_t *bytes, size_t size, struct err *err);

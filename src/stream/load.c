@@ -123,10 +123,10 @@ static void post_filled(struct load *load)
 	figures->sent_bytes = counters->sent_bytes;
 	figures->sent_pages = counters->sent_pages;
 	figures->requests = counters->requests;
-	figures->requests_served = counters->served;
-	figures->request_us_avg = counters->served ? counters->latency_us_sum / counters->served : 0;
-	figures->request_us_p99 = server_latency_us(counters, 99);
-	figures->request_us_max = counters->latency_us_max;
+	figures->requests_served = counters->latency.count;
+	figures->request_us_avg = latency_mean_us(&counters->latency);
+	figures->request_us_p99 = latency_percentile_us(&counters->latency, 99);
+	figures->request_us_max = counters->latency.max_us;
 	figures->read_retries = page_server_retries(load->server);
 #define FIGURE(name) set_number(object, #name, figures->name);
 	STREAM_LOAD_FIGURES(FIGURE)
@@ -216,7 +216,8 @@ static int stop(struct load *load, bool even_if_loaded, struct err *err)
 			page_server_stop(load->server);
 	}
 	pthread_mutex_unlock(&load->lock);
-	return refused ? err_set(err, ERR_BUSY, "QEMU has loaded the state: the guest needs the pages that are missing") : 0;
+	return refused ? err_set(err, ERR_BUSY, "QEMU has loaded the state: the guest needs the pages that are missing")
+		       : 0;
 }
 
 static int cancel_cmd(void *ctx, struct err *err)
@@ -247,8 +248,8 @@ static json_t *progress_cmd(void *ctx)
 	set_number(progress, "pages", counters->sent_pages);
 	set_number(progress, "pages_total", load->state.manifest.used_bytes >> PAGE_BITS);
 	set_number(progress, "requests", counters->requests);
-	set_number(progress, "request_us_avg", counters->served ? counters->latency_us_sum / counters->served : 0);
-	set_number(progress, "request_us_max", counters->latency_us_max);
+	set_number(progress, "request_us_avg", latency_mean_us(&counters->latency));
+	set_number(progress, "request_us_max", counters->latency.max_us);
 	json_object_set_new(progress, "stalled", json_boolean(counters->stalled));
 	return progress;
 }

@@ -110,11 +110,13 @@ static int state_decode(const json_t *state, struct manifest *manifest, struct e
 	const char *block;
 	uint64_t page_bytes;
 
-	if (json_get_text(state, "block", "", &block, err) || json_get_bool(state, "compared", false, &manifest->compared, err) ||
+	if (json_get_text(state, "block", "", &block, err) ||
+		json_get_bool(state, "compared", false, &manifest->compared, err) ||
 		json_get_u64(state, "page_bytes", 0, INT64_MAX, &page_bytes, err))
 		return -1;
 	if (page_bytes != PAGE_BYTES)
-		return err_set(err, ERR_UNFIT, "pages of %" PRIu64 " bytes, only %d are known here", page_bytes, PAGE_BYTES);
+		return err_set(
+			err, ERR_UNFIT, "pages of %" PRIu64 " bytes, only %d are known here", page_bytes, PAGE_BYTES);
 	if (!*block || strlen(block) >= sizeof(manifest->block))
 		return corrupt(err, "no proper name of a memory block");
 	strcpy(manifest->block, block);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The last file of a saved state: what the others must be like, and the daemon's facts about the guest.
  *
- *	{"facts": {…}, "format": 1, "state": {…}, "sum": "16 hex digits"}	sum: XXH3 of the same object without "sum",
- *										keys sorted, no white space
+ *	{"facts": {…}, "format": 1, "state": {…}, "sum": "16 hex digits"}	sum: XXH3 of the same object without
+ *"sum", keys sorted, no white space
  *
  * The sum finds torn and rotten files; numbers are checked against each other as well, since whoever can write the
  * directory can make the sum right. Nothing in it names a path or a program.
@@ -23,7 +23,7 @@ struct manifest {
 	uint64_t used_bytes;	       /* of it not zero */
 	uint64_t passes;
 	uint64_t device_bytes;
-	uint64_t tail_at;      /* in `device`: where ram's end section is over */
+	uint64_t tail_at;	/* in `device`: where ram's end section is over */
 	uint64_t devices_bytes; /* from there: the full sections, without marks and description */
 	uint64_t device_sum;
 	uint64_t sums_sum;

@@ -12,12 +12,12 @@
 #include <stdint.h>
 
 struct mirror {
-	int fd;		 /* borrowed; -1: memory only */
+	int fd;		  /* borrowed; -1: memory only */
 	const char *name; /* for errors */
 	uint8_t *bytes;
 	size_t size;
 	size_t capacity;
-	uint64_t *dirty; /* one bit a chunk */
+	uint64_t *dirty;  /* one bit a chunk */
 	uint64_t written; /* bytes, over all flushes */
 };
 

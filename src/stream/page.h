@@ -2,7 +2,8 @@
  * The unit of everything in a saved state: a 4 KiB page of guest memory and its 64-bit sum.
  *
  * A sum of 0 means "all zero": such a page is a hole, is never read and never sent. The XXH3 of any other page that
- * happens to be 0 counts as 1. Equality only, no defence against forgery: who can write the state can write the sums. */
+ * happens to be 0 counts as 1. Equality only, no defence against forgery: who can write the state can write the sums.
+ */
 #pragma once
 
 #include <stdbool.h>

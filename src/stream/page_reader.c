@@ -23,7 +23,8 @@ static struct fetch *first_of(struct page_reader *reader, bool urgent, enum fetc
 
 	for (size_t i = 0; i < READER_SLOTS; i++) {
 		struct fetch *fetch = &reader->fetches[i];
-		if (fetch->state == state && of_class(reader, fetch, urgent) && (!first || fetch->ticket < first->ticket))
+		if (fetch->state == state && of_class(reader, fetch, urgent) &&
+			(!first || fetch->ticket < first->ticket))
 			first = fetch;
 	}
 	return first;
@@ -84,8 +85,8 @@ static bool pause_ms(struct page_reader *reader, unsigned ms)
 }
 
 /* Pages that follow each other are one read. */
-static int run_read(struct reader_thread *thread, const struct fetch *fetch, uint32_t from, uint32_t *to,
-	struct err *err)
+static int run_read(
+	struct reader_thread *thread, const struct fetch *fetch, uint32_t from, uint32_t *to, struct err *err)
 {
 	const struct state *state = thread->reader->state;
 	uint64_t sums[READER_FETCH_PAGES];

@@ -4,9 +4,9 @@
  * Two classes, so that a page the guest waits for never stands behind pages it does not: urgent fetches have their own
  * threads. A page that cannot be read, or whose sum does not hold, is read again, with pauses: what is handed back is
  * right or is not handed back. How long depends on what hangs on it: while nothing is lost yet a few tries, then the
- * reader fails; once it is told to be patient, because a guest already runs on these pages, for ever. While any thread is in that state, or in one read for longer than
- * READER_SLOW_MS, reading counts as stalled; the callback tells the changes.
- * Must never: hand over a page that does not match its sum. */
+ * reader fails; once it is told to be patient, because a guest already runs on these pages, for ever. While any thread
+ * is in that state, or in one read for longer than READER_SLOW_MS, reading counts as stalled; the callback tells the
+ * changes. Must never: hand over a page that does not match its sum. */
 #pragma once
 
 #include "stream/state.h"
@@ -40,14 +40,14 @@ struct fetch {
 	enum fetch_state state;
 	uint32_t count;
 	uint64_t index[READER_FETCH_PAGES];
-	uint8_t *bytes; /* count pages */
-	uint64_t ticket; /* the order in which they were asked for */
+	uint8_t *bytes;	   /* count pages */
+	uint64_t ticket;   /* the order in which they were asked for */
 	uint64_t asked_ns; /* urgent: when QEMU asked */
 };
 
 struct page_reader {
 	const struct state *state;
-	int wake_fd; /* eventfd: something is READY */
+	int wake_fd;				   /* eventfd: something is READY */
 	void (*stall)(void *ctx, const char *why); /* NULL: over. On any thread */
 	void *stall_ctx;
 	_Atomic uint64_t retries;
@@ -60,13 +60,13 @@ struct page_reader {
 	struct err failure;
 	uint64_t next_ticket;
 	struct fetch fetches[READER_SLOTS]; /* urgent ones first */
-	unsigned stalled; /* threads that are */
+	unsigned stalled;		    /* threads that are */
 	struct reader_thread {
 		struct page_reader *reader;
 		pthread_t thread;
 		bool started;
 		bool urgent;
-		bool counted; /* among the stalled */
+		bool counted;	  /* among the stalled */
 		uint64_t busy_ns; /* since when in a read; 0: not */
 		int fd;
 	} threads[READER_THREADS];

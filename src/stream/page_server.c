@@ -46,7 +46,7 @@ struct page_server {
 
 	uint8_t in[8192];
 	size_t in_size;
-	uint32_t asked_block; /* of the last request that named one */
+	uint32_t asked_block;			      /* of the last request that named one */
 	struct request requests[SERVER_REQUESTS_MAX]; /* a ring */
 	size_t request_first, request_count;
 
@@ -55,9 +55,9 @@ struct page_server {
 	uint64_t focus_at, focus_end;
 	uint64_t first_asked_ns, last_asked_ns;
 	bool holding;
-	uint64_t *sent;	   /* one bit a page of the main block */
-	uint64_t *claimed; /* pushed or about to be: background fetches leave it out */
-	uint64_t left;	   /* not zero, not sent */
+	uint64_t *sent;	       /* one bit a page of the main block */
+	uint64_t *claimed;     /* pushed or about to be: background fetches leave it out */
+	uint64_t left;	       /* not zero, not sent */
 	struct fetch *pushing; /* a READY background fetch that is partly sent */
 	uint32_t pushing_at;
 	unsigned urgent_waiting; /* urgent fetches under way */
@@ -92,49 +92,6 @@ static void bit_set(uint64_t *bits, uint64_t at)
 static uint64_t sum_of(const struct page_server *server, uint64_t index)
 {
 	return sums_get(server->state->sums, index);
-}
-
-/* Latency */
-
-/* Eight buckets to a doubling: exact to 9 %. */
-static unsigned bucket_of(uint64_t us)
-{
-	if (us < 8)
-		return (unsigned)us;
-	unsigned log = 63 - (unsigned)__builtin_clzll(us);
-	unsigned bucket = (log - 2) * 8 + (unsigned)(us >> (log - 3) & 7);
-	return bucket < SERVER_LATENCY_BUCKETS ? bucket : SERVER_LATENCY_BUCKETS - 1;
-}
-
-static uint64_t bucket_us(unsigned bucket)
-{
-	return bucket < 8 ? bucket : (UINT64_C(9) + bucket % 8) << (bucket / 8 - 1);
-}
-
-uint64_t server_latency_us(const struct server_counters *counters, unsigned percent)
-{
-	uint64_t all = 0, seen = 0;
-
-	for (unsigned i = 0; i < SERVER_LATENCY_BUCKETS; i++)
-		all += counters->latency[i];
-	for (unsigned i = 0; i < SERVER_LATENCY_BUCKETS && all; i++) {
-		seen += counters->latency[i];
-		if (seen * 100 >= all * percent)
-			return bucket_us(i);
-	}
-	return 0;
-}
-
-static void latency_note(struct page_server *server, uint64_t asked_ns)
-{
-	struct server_counters *counters = &server->counters;
-	uint64_t us = (clock_mono_ns() - asked_ns) / 1000;
-
-	counters->served++;
-	counters->latency_us_sum += us;
-	if (us > counters->latency_us_max)
-		counters->latency_us_max = us;
-	counters->latency[bucket_of(us)]++;
 }
 
 /* What goes out */
@@ -172,7 +129,8 @@ static void answer_add(struct page_server *server, uint64_t index, const uint8_t
 		server->focus_end = server->state->pages;
 }
 
-/* Straight out of the page cache, in this thread: no other thread needs to be woken. RWF_NOWAIT never waits for a disk. */
+/* Straight out of the page cache, in this thread: no other thread needs to be woken. RWF_NOWAIT never waits for a disk.
+ */
 static bool page_at_hand(const struct page_server *server, uint64_t index, uint8_t *page)
 {
 	struct iovec piece = {.iov_base = page, .iov_len = PAGE_BYTES};
@@ -181,7 +139,8 @@ static bool page_at_hand(const struct page_server *server, uint64_t index, uint8
 	return got == PAGE_BYTES && page_sum(page) == sum_of(server, index);
 }
 
-/* A page of a small block: QEMU has had all of them before it could ask, so this is for a QEMU that asks all the same. */
+/* A page of a small block: QEMU has had all of them before it could ask, so this is for a QEMU that asks all the same.
+ */
 static void small_page_answer(struct page_server *server, const struct request *request)
 {
 	const struct device_image *image = &server->state->image;
@@ -297,7 +256,8 @@ static bool fetch_at_hand(const struct page_server *server, struct fetch *fetch)
 			to++;
 		struct iovec piece = {.iov_base = fetch->bytes + (size_t)from * PAGE_BYTES,
 			.iov_len = (size_t)(to - from) * PAGE_BYTES};
-		ssize_t got = preadv2(server->state->files.ram, &piece, 1, (off_t)(fetch->index[from] * PAGE_BYTES), RWF_NOWAIT);
+		ssize_t got = preadv2(
+			server->state->files.ram, &piece, 1, (off_t)(fetch->index[from] * PAGE_BYTES), RWF_NOWAIT);
 		if (got != (ssize_t)piece.iov_len)
 			return false;
 		page_sums(piece.iov_base, to - from, sums);
@@ -371,7 +331,7 @@ static int out_compose(struct page_server *server, struct err *err)
 static void out_done(struct page_server *server)
 {
 	for (uint32_t i = 0; i < server->part_asked; i++)
-		latency_note(server, server->part_asked_ns[i]);
+		latency_note(&server->counters.latency, (clock_mono_ns() - server->part_asked_ns[i]) / 1000);
 	server->part_asked = 0;
 	if (server->counters.phase == SERVER_SENDING)
 		server->counters.phase = SERVER_FILLING;
@@ -441,7 +401,8 @@ static int on_pages(void *ctx, const char *name, uint64_t start, uint32_t size, 
 		return -1;
 	uint64_t bytes = server->state->image.layout.blocks[block].bytes;
 	if (server->eager || start % PAGE_BYTES || size % PAGE_BYTES || !size || start >= bytes || size > bytes - start)
-		return err_set(err, ERR_PROTOCOL, "QEMU asks for %" PRIu32 " bytes at %" PRIu64 ": impossible", size, start);
+		return err_set(
+			err, ERR_PROTOCOL, "QEMU asks for %" PRIu32 " bytes at %" PRIu64 ": impossible", size, start);
 	if (size / PAGE_BYTES > SERVER_REQUESTS_MAX - server->request_count)
 		return err_set(err, ERR_PROTOCOL, "QEMU asks for more than %d pages at a time", SERVER_REQUESTS_MAX);
 	for (uint64_t at = start; at < start + size; at += PAGE_BYTES) {
@@ -546,8 +507,8 @@ static int order_init(struct page_server *server, struct err *err)
 	for (uint64_t page = 0; page < state->pages; page++)
 		if (sums_get(sums, page))
 			server->order[starts[server->eager ? 0
-							   : SUMS_PASS_MAX - sums_get_pass(sums, state->pages, page)]++] =
-				(uint32_t)page;
+							   : SUMS_PASS_MAX - sums_get_pass(sums, state->pages,
+										     page)]++] = (uint32_t)page;
 	server->order_count = server->left = used;
 	return 0;
 }
@@ -570,8 +531,8 @@ static int buffers_init(struct page_server *server, struct err *err)
 	return 0;
 }
 
-struct page_server *page_server_new(const struct state *state, int socket, bool eager,
-	const struct server_events *events, struct err *err)
+struct page_server *page_server_new(
+	const struct state *state, int socket, bool eager, const struct server_events *events, struct err *err)
 {
 	struct page_server *server = calloc(1, sizeof(*server));
 	int send_buffer = SERVER_SEND_BUFFER;

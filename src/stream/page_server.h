@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Plays a state towards a waiting QEMU over one socket, and answers its requests for pages.
  *
- *	post-copy	header, open return path, advise | ram's sections from `device` | discard of the whole main block |
- *			packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest, hottest
- *			first | ram's end, end of file | ... QEMU's final word
+ *	post-copy	header, open return path, advise | ram's sections from `device` | discard of the whole main block
+ *| packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest, hottest first | ram's end,
+ *end of file | ... QEMU's final word
  *	eager		header, open return path | ram's sections from `device` | all pages | ram's end, the tail
  *
- * The order, and why each piece is needed, is QEMU's docs/devel/migration/postcopy.rst and migration/savevm.c (7.2). The
- * discard before listen is not optional there: without one QEMU's state machine falls back and deadlocks. The ping is
- * answered when all of the package before it was loaded.
- * Zero pages are not sent but on request: QEMU's memory is empty after the discard (or new), and what is still missing
- * when it ends is zero. A page is sent at most once: QEMU takes a second copy for an error.
+ * The order, and why each piece is needed, is QEMU's docs/devel/migration/postcopy.rst and migration/savevm.c (7.2).
+ *The discard before listen is not optional there: without one QEMU's state machine falls back and deadlocks. The ping
+ *is answered when all of the package before it was loaded. Zero pages are not sent but on request: QEMU's memory is
+ *empty after the discard (or new), and what is still missing when it ends is zero. A page is sent at most once: QEMU
+ *takes a second copy for an error.
  *
  * One thread does all of it and never waits but in poll: what the socket holds ahead of a requested page is bounded by
  * its send buffer (SERVER_SEND_BUFFER) and one part of SERVER_PART_PAGES; what is not in the page cache is read by
@@ -18,23 +18,23 @@
  * Must never: send a page that was not compared with its sum; end before every page that is not zero was sent. */
 #pragma once
 
+#include "stream/latency.h"
 #include "stream/page_reader.h"
 #include "stream/protocol.h"
 
 enum {
 	SERVER_PART_PAGES = 32,
 	SERVER_SEND_BUFFER = 256 << 10,
-	SERVER_FOCUS_PAGES = 64,   /* pushed next after a requested page */
+	SERVER_FOCUS_PAGES = 64, /* pushed next after a requested page */
 	SERVER_COLD_FETCHES = 32,
 	SERVER_HOLD_NS = 4000000,
 	SERVER_HOLD_TOTAL_NS = 1000000000,
 	SERVER_REQUESTS_MAX = 4096,
-	SERVER_LATENCY_BUCKETS = 96,
 	SERVER_PING = 0x57415441,
 };
 
 enum server_phase {
-	SERVER_SENDING,	  /* what comes before the pages */
+	SERVER_SENDING, /* what comes before the pages */
 	SERVER_FILLING,
 	SERVER_FINISHING, /* all sent; the final word is awaited */
 	SERVER_FILLED,
@@ -45,13 +45,10 @@ struct server_counters {
 	_Atomic uint64_t sent_pages; /* not zero */
 	_Atomic uint64_t sent_bytes;
 	_Atomic uint64_t requests;
-	_Atomic uint64_t served;
-	_Atomic uint64_t latency_us_sum;
-	_Atomic uint64_t latency_us_max;
 	_Atomic int phase;
 	_Atomic bool loaded;
 	_Atomic bool stalled;
-	_Atomic uint64_t latency[SERVER_LATENCY_BUCKETS]; /* eight to a doubling, from 1 µs */
+	struct latency latency; /* asked by QEMU to handed to the socket */
 };
 
 /* On the server's thread, but stalled on any. */
@@ -64,8 +61,8 @@ struct server_events {
 struct page_server;
 
 /* socket stays the caller's. */
-struct page_server *page_server_new(const struct state *state, int socket, bool eager,
-	const struct server_events *events, struct err *err);
+struct page_server *page_server_new(
+	const struct state *state, int socket, bool eager, const struct server_events *events, struct err *err);
 /* Not while page_server_run is under way. Waits for reads, which may hang: a process that ends need not call it. */
 void page_server_free(struct page_server *server);
 
@@ -75,5 +72,3 @@ int page_server_run(struct page_server *server, struct err *err);
 void page_server_stop(struct page_server *server);
 const struct server_counters *page_server_counters(const struct page_server *server);
 uint64_t page_server_retries(const struct page_server *server);
-/* The latency in µs that the fraction percent / 100 of requests did not exceed; 0 without requests. */
-uint64_t server_latency_us(const struct server_counters *counters, unsigned percent);

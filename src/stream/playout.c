@@ -71,7 +71,8 @@ static void put_package(struct builder *builder, const struct state *state, uint
 	const struct manifest *manifest = &state->manifest;
 	uint8_t size[4], value[4];
 
-	put_be32(size, (uint32_t)(COMMAND_BYTES + manifest->devices_bytes + COMMAND_BYTES + sizeof(value) + COMMAND_BYTES));
+	put_be32(size,
+		(uint32_t)(COMMAND_BYTES + manifest->devices_bytes + COMMAND_BYTES + sizeof(value) + COMMAND_BYTES));
 	put_command(builder, COMMAND_PACKAGED, size, sizeof(size));
 	put_command(builder, COMMAND_POSTCOPY_LISTEN, NULL, 0);
 	put(builder, state->image.mirror.bytes + manifest->tail_at, manifest->devices_bytes);
@@ -134,8 +135,8 @@ void playout_part_begin(const struct state *state, struct playout_part *part)
 	part->block = -1;
 }
 
-void playout_part_page(const struct state *state, struct playout_part *part, uint32_t block, uint64_t index,
-	const uint8_t *page)
+void playout_part_page(
+	const struct state *state, struct playout_part *part, uint32_t block, uint64_t index, const uint8_t *page)
 {
 	uint8_t *at = part->bytes + part->size;
 	const char *name = state->image.layout.blocks[block].name;

@@ -10,7 +10,7 @@ int playout_head(const struct state *state, bool eager, uint32_t ping, uint8_t *
 int playout_end(const struct state *state, bool eager, uint8_t **bytes, size_t *size, struct err *err);
 
 /* A part of ram's section with pages: begin, pages, end, in a buffer of PLAYOUT_PART_BYTES(pages). */
-#define PLAYOUT_PART_BYTES(pages) (5 + (size_t)(pages) * STREAM_LOOKAHEAD + 8 + 5)
+#define PLAYOUT_PART_BYTES(pages) (5 + (size_t)(pages)*STREAM_LOOKAHEAD + 8 + 5)
 struct playout_part {
 	uint8_t *bytes;
 	size_t size;
@@ -18,6 +18,6 @@ struct playout_part {
 };
 void playout_part_begin(const struct state *state, struct playout_part *part);
 /* page NULL: zero. */
-void playout_part_page(const struct state *state, struct playout_part *part, uint32_t block, uint64_t index,
-	const uint8_t *page);
+void playout_part_page(
+	const struct state *state, struct playout_part *part, uint32_t block, uint64_t index, const uint8_t *page);
 void playout_part_end(const struct state *state, struct playout_part *part);

@@ -21,22 +21,24 @@
  * higher priority (setpriority -10 before the user is changed): what it does while the guest stands still, and the
  * answers to a guest that waits for a page, then go ahead of other work on a busy host. Threads that copy or push while
  * the guest runs step back to 0 by themselves. The pipe of a save is enlarged
- * to 1 MiB by the helper itself; close the daemon's own copy of its read end, or a dead helper is never noticed by QEMU.
+ * to 1 MiB by the helper itself; close the daemon's own copy of its read end, or a dead helper is never noticed by
+ *QEMU.
  *
  * Control channel: lines of JSON, one object each, at most STREAM_LINE_MAX bytes. One client at a time; a new one
  * replaces the old one. Each client first gets `hello`, then every milestone so far again (marked "replay": true) and
- * the newest `progress`, then what follows. A client that does not read is dropped, never waited for. Peers with another
- * uid than the helper's or root's are refused. Without a client and a `start` within 60 s the helper exits, nothing done.
+ * the newest `progress`, then what follows. A client that does not read is dropped, never waited for. Peers with
+ *another uid than the helper's or root's are refused. Without a client and a `start` within 60 s the helper exits,
+ *nothing done.
  *
  * Commands (member "cmd"):
  *	{"cmd": "start", ...}	once; see below. A second one is refused
  *	{"cmd": "status"}	answered with a `progress` line at once (before the start: with `hello`)
- *	{"cmd": "cancel"}	save: ends with `failed` (code "cancelled"), files removed, unless it is sealed already, when
- *				the answer is `sealed` again. load: the same until `loaded`; later refused, see give-up
- *	{"cmd": "give-up"}	load: closes the connection to QEMU whatever is missing. The guest, if it ran, then waits for
- *				ever for its missing pages: only before QEMU is killed. Ends with `failed`
- *	{"cmd": "trim"}		save, after `sealed`: gives back the room that was reserved and not used (the state is kept
- *				for long). Answered with `trimmed`. Not needed for a state that is loaded at once
+ *	{"cmd": "cancel"}	save: ends with `failed` (code "cancelled"), files removed, unless it is sealed already,
+ *when the answer is `sealed` again. load: the same until `loaded`; later refused, see give-up
+ *	{"cmd": "give-up"}	load: closes the connection to QEMU whatever is missing. The guest, if it ran, then
+ *waits for ever for its missing pages: only before QEMU is killed. Ends with `failed`
+ *	{"cmd": "trim"}		save, after `sealed`: gives back the room that was reserved and not used (the state is
+ *kept for long). Answered with `trimmed`. Not needed for a state that is loaded at once
  *	{"cmd": "quit"}		after the last milestone: exit now. Without it the helper stays an hour, then exits
  * A command that cannot be taken is answered with {"event": "refused", "cmd": ..., "code": ..., "text": ...}.
  *
@@ -61,28 +63,26 @@
  *		`streamed`	the stream is complete, so the guest is stopped (bytes, passes)
  *		`sealed`	manifest durable; "figures": struct stream_figures by name, "facts"
  *	load	`validated`	the state is whole as far as asked; "facts", "ram_bytes", "used_bytes", "device_bytes"
- *		`loaded`	QEMU has loaded the device state. Post-copy: it was told to run as well, which with -S turns
- *				its status from inmigrate to paused in its main loop. `cont` is right from here on: in
- *				inmigrate QEMU notes it and starts the guest by itself. "filling": true in post-copy
+ *		`loaded`	QEMU has loaded the device state. Post-copy: it was told to run as well, which with -S
+ *turns its status from inmigrate to paused in its main loop. `cont` is right from here on: in inmigrate QEMU notes it
+ *and starts the guest by itself. "filling": true in post-copy
  *		`stalled`	a page cannot be read; "text" says why; reading is tried again: before `loaded` a few
  *				times (a wrong sum 0.4 s, other errors 9 s), then `failed`; after it for ever
  *		`resumed`	reading works again
  *		`filled`	QEMU has every page and said its final word: the state is not needed any more; "figures"
  *	check	`checked`	as validated
- *	all	`failed`	"code" (struct err's), "text"; save: files are removed ("removed": true), QEMU sees a broken
- *				pipe, the guest runs on. "after_loaded": true: the guest lacks pages, state must be kept
- *	save	`trimmed`	"bytes" given back
- * Not a milestone:
- *		`hello`		"protocol", "verb", "pid", "state": waiting | working | done | failed
- *		`progress`	at most 5 a second. save: "bytes" (stream), "pages", "zero_pages", "pass", "pass_pages",
+ *	all	`failed`	"code" (struct err's), "text"; save: files are removed ("removed": true), QEMU sees a
+ *broken pipe, the guest runs on. "after_loaded": true: the guest lacks pages, state must be kept save	`trimmed`
+ *"bytes" given back Not a milestone: `hello`		"protocol", "verb", "pid", "state": waiting | working | done |
+ *failed `progress`	at most 5 a second. save: "bytes" (stream), "pages", "zero_pages", "pass", "pass_pages",
  *				"last_pass_pages", "dirty_pages_per_s" (as seen by pass length), "ram_bytes" (written),
  *				"backlog_bytes" (read, not yet written). load: "phase" (validating | sending | filling |
  *				finishing), "pages", "pages_total", "requests", "request_us_avg", "request_us_max",
  *				"stalled"
  *
  * What a driver must keep in mind:
- * - After `streamed`, and until `sealed` or `failed`, the guest must stay stopped: with repair its memory is being read.
- *   To let it run after all, send cancel and wait for `failed` or `sealed` first; a sealed state is then void.
+ * - After `streamed`, and until `sealed` or `failed`, the guest must stay stopped: with repair its memory is being
+ *read. To let it run after all, send cancel and wait for `failed` or `sealed` first; a sealed state is then void.
  * - `failed` with code "corrupt" or "unfit" before `loaded`: nothing that counts was sent; QEMU's standby is used up.
  * - A dead helper: before `sealed` its files are litter (no manifest); while filling the guest waits for pages; start
  *   QEMU anew from the same state only where the log says that the guest never ran. */
@@ -109,20 +109,20 @@ enum {
 
 /* Members of "figures". Times: *_ns CLOCK_REALTIME, 0 where it did not happen; *_us durations. */
 #define STREAM_SAVE_FIGURES(X)                                                                                         \
-	X(started_ns)	    /* the first byte of the stream */                                                         \
-	X(streamed_ns)	    /* the last byte */                                                                         \
-	X(written_ns)	    /* the last page handed to the file system */                                              \
-	X(repaired_ns)	    /* repair pass done; = written_ns without one */                                            \
-	X(synced_ns)	    /* ram, device and sums durable */                                                          \
-	X(sealed_ns)	    /* manifest durable */                                                                      \
+	X(started_ns)  /* the first byte of the stream */                                                              \
+	X(streamed_ns) /* the last byte */                                                                             \
+	X(written_ns)  /* the last page handed to the file system */                                                   \
+	X(repaired_ns) /* repair pass done; = written_ns without one */                                                \
+	X(synced_ns)   /* ram, device and sums durable */                                                              \
+	X(sealed_ns)   /* manifest durable */                                                                          \
 	X(stream_bytes)                                                                                                \
-	X(ram_bytes)	    /* written to the ram file over the whole save */                                           \
-	X(used_bytes)	    /* memory that is not zero */                                                               \
+	X(ram_bytes)  /* written to the ram file over the whole save */                                                \
+	X(used_bytes) /* memory that is not zero */                                                                    \
 	X(device_bytes)                                                                                                \
 	X(sums_bytes)                                                                                                  \
 	X(passes)                                                                                                      \
-	X(tail_pages)	    /* of the last pass */                                                                      \
-	X(hashed_bytes)	    /* by the repair pass */                                                                    \
+	X(tail_pages)	/* of the last pass */                                                                         \
+	X(hashed_bytes) /* by the repair pass */                                                                       \
 	X(hash_us)                                                                                                     \
 	X(repaired_pages)                                                                                              \
 	X(fsync_us)                                                                                                    \
@@ -136,9 +136,9 @@ enum {
 	X(used_bytes)                                                                                                  \
 	X(sent_bytes)                                                                                                  \
 	X(sent_pages)                                                                                                  \
-	X(requests)	      /* pages QEMU asked for */                                                                \
-	X(requests_served)    /* of them not already on their way */                                                    \
-	X(request_us_avg)     /* asked → handed to the socket */                                                         \
+	X(requests)	   /* pages QEMU asked for */                                                                  \
+	X(requests_served) /* of them not already on their way */                                                      \
+	X(request_us_avg)  /* asked → handed to the socket */                                                        \
 	X(request_us_p99)                                                                                              \
 	X(request_us_max)                                                                                              \
 	X(read_retries)

@@ -97,8 +97,7 @@ static void pass_note(struct ram_writer *writer, uint64_t index)
 	writer->last_index = index;
 }
 
-static int page_write(struct ram_writer *writer, struct run *run, uint64_t index, const uint8_t *page,
-	struct err *err)
+static int page_write(struct ram_writer *writer, struct run *run, uint64_t index, const uint8_t *page, struct err *err)
 {
 	uint64_t sum = page ? page_sum(page) : 0;
 	uint64_t before = sums_get(writer->sums.mirror.bytes, index);
@@ -187,8 +186,8 @@ static void *writer_main(void *arg)
 }
 
 /* Begins write-back of every region in the set, then waits for all of it. A file system that cannot do that (ENOSYS,
- * EINVAL …) writes when it likes. What did not reach the disk (EIO, ENOSPC) is an error here and now: the kernel tells it
- * to one call only, fsync would not hear of it again. */
+ * EINVAL …) writes when it likes. What did not reach the disk (EIO, ENOSPC) is an error here and now: the kernel tells
+ * it to one call only, fsync would not hear of it again. */
 static int regions_sync(struct ram_writer *writer, struct err *err)
 {
 	static const unsigned steps[] = {SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_BEFORE};
@@ -282,8 +281,8 @@ static int threads_start(struct ram_writer *writer, struct err *err)
 	return why ? err_errno(err, why, "start of the writing threads") : 0;
 }
 
-int ram_writer_init(struct ram_writer *writer, int ram_fd, int sums_fd, uint64_t pages, bool early_sync,
-	struct err *err)
+int ram_writer_init(
+	struct ram_writer *writer, int ram_fd, int sums_fd, uint64_t pages, bool early_sync, struct err *err)
 {
 	pthread_condattr_t monotonic;
 

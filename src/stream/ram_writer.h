@@ -39,14 +39,14 @@ struct ram_batch {
 
 /* What an onlooker may read at any time. */
 struct ram_counters {
-	_Atomic uint64_t pages;		   /* sent by QEMU, zero ones too */
-	_Atomic uint64_t zero_pages;	   /* of them */
-	_Atomic uint64_t written_bytes;	   /* handed to the file system */
-	_Atomic uint64_t pass;		   /* from 1; 0: nothing yet */
-	_Atomic uint64_t pass_pages;	   /* of this pass so far */
-	_Atomic uint64_t last_pass_pages;  /* of the one before it */
-	_Atomic uint64_t last_pass_ns;	   /* how long that one took */
-	_Atomic uint64_t backlog_bytes;	   /* batches waiting, in bytes of pages */
+	_Atomic uint64_t pages;		  /* sent by QEMU, zero ones too */
+	_Atomic uint64_t zero_pages;	  /* of them */
+	_Atomic uint64_t written_bytes;	  /* handed to the file system */
+	_Atomic uint64_t pass;		  /* from 1; 0: nothing yet */
+	_Atomic uint64_t pass_pages;	  /* of this pass so far */
+	_Atomic uint64_t last_pass_pages; /* of the one before it */
+	_Atomic uint64_t last_pass_ns;	  /* how long that one took */
+	_Atomic uint64_t backlog_bytes;	  /* batches waiting, in bytes of pages */
 };
 
 struct ram_writer {
@@ -62,12 +62,12 @@ struct ram_writer {
 	struct ram_batch batches[RAM_BATCHES];
 	struct ram_batch *free;
 	struct ram_batch *queue, **queue_end;
-	bool busy;     /* a batch is being written */
-	bool ending;   /* no more batches will come */
-	bool hurry;    /* the guest stands still: do not wait for write-back */
+	bool busy;   /* a batch is being written */
+	bool ending; /* no more batches will come */
+	bool hurry;  /* the guest stands still: do not wait for write-back */
 	bool failed;
 	struct err err;
-	uint64_t *regions;    /* one bit a region with pages not yet on their way to the disk */
+	uint64_t *regions;     /* one bit a region with pages not yet on their way to the disk */
 	uint64_t *regions_now; /* the syncer's */
 	size_t region_words;
 	uint64_t unsynced_bytes, syncing_bytes;
@@ -75,8 +75,8 @@ struct ram_writer {
 	bool writing, syncing; /* the thread is to be joined */
 };
 
-int ram_writer_init(struct ram_writer *writer, int ram_fd, int sums_fd, uint64_t pages, bool early_sync,
-	struct err *err);
+int ram_writer_init(
+	struct ram_writer *writer, int ram_fd, int sums_fd, uint64_t pages, bool early_sync, struct err *err);
 /* Ends the threads, whatever waits is dropped. */
 void ram_writer_fini(struct ram_writer *writer);
 

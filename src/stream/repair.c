@@ -71,8 +71,8 @@ static void bits_set(uint64_t *bits, uint64_t from, uint64_t to)
 }
 
 /* Which pages the file has. One walk from hole to hole over the whole file: a walk in each stride would go through the
- * same long run of data again for every stride, since SEEK_HOLE cannot be told where to stop. A file without holes, which
- * is what QEMU's own reading makes of it in the first pass, needs no walk at all. */
+ * same long run of data again for every stride, since SEEK_HOLE cannot be told where to stop. A file without holes,
+ * which is what QEMU's own reading makes of it in the first pass, needs no walk at all. */
 static int present_fill(struct repair *repair, struct err *err)
 {
 	struct stat stat;
@@ -197,8 +197,7 @@ int repair_compare(struct repair *repair, const uint8_t *sums, const atomic_bool
 		return -1;
 	memset(repair->differs, 0, (repair->pages / 64 + 1) * 8);
 	/* This thread is one of them; fewer than asked for only take longer. */
-	while (started + 1 < repair->threads &&
-		!pthread_create(&threads[started], NULL, compare_main, &comparison))
+	while (started + 1 < repair->threads && !pthread_create(&threads[started], NULL, compare_main, &comparison))
 		started++;
 	compare_main(&comparison);
 	for (unsigned i = 0; i < started; i++)

@@ -3,11 +3,10 @@
  *
  * Needed under TCG (QEMU 7.2): a store through a TLB entry that is still marked dirty is not logged once the log was
  * read and cleared. Every page that memory has is summed again; nothing is left out on a guess, since no record that
- * could be trusted says which pages were written. Holes of the memfd are zero without being read (reading would allocate
- * them).
- * It happens while the guest stands still, so all that can be done before is done before: the memory is mapped and its
- * page tables filled while the guest still runs (repair_warm).
- * Must never: write to the memory; touch a hole of it. */
+ * could be trusted says which pages were written. Holes of the memfd are zero without being read (reading would
+ * allocate them). It happens while the guest stands still, so all that can be done before is done before: the memory is
+ * mapped and its page tables filled while the guest still runs (repair_warm). Must never: write to the memory; touch a
+ * hole of it. */
 #pragma once
 
 #include "base/err.h"
@@ -21,9 +20,9 @@ struct repair {
 	int fd; /* borrowed: the memfd, or any file of that content */
 	uint64_t pages;
 	const uint8_t *memory;
-	uint64_t *warm;	   /* one bit a page: its page table entry was filled */
-	uint64_t *present; /* one bit a page: it is no hole, as of the last look */
-	uint64_t *differs; /* one bit a page, after repair_compare */
+	uint64_t *warm;	      /* one bit a page: its page table entry was filled */
+	uint64_t *present;    /* one bit a page: it is no hole, as of the last look */
+	uint64_t *differs;    /* one bit a page, after repair_compare */
 	uint64_t warm_blocks; /* st_blocks when the last warming was complete */
 	unsigned threads;
 };

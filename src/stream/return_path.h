@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What QEMU says back while it takes a state (MIG_RP_MSG_* in QEMU's migration/migration.h): be16 type, be16 length, data.
+ * What QEMU says back while it takes a state (MIG_RP_MSG_* in QEMU's migration/migration.h): be16 type, be16 length,
+ * data.
  *
  * A push parser like stream_parse: it consumes whole messages and believes none of them; whether a block or an address
  * exists is the caller's to check. */

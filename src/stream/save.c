@@ -6,6 +6,7 @@
 #include "stream/ram_writer.h"
 #include "stream/repair.h"
 #include "stream/state_dir.h"
+#include "stream/sync_task.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -208,43 +209,6 @@ static int stream_copy(struct save *save, struct err *err)
 
 /* Sealing */
 
-struct sync_task {
-	struct save *save;
-	struct mirror *mirror; /* NULL: the ram file */
-	struct err err;
-	int result;
-	pthread_t thread;
-	bool threaded;
-};
-
-static void *sync_main(void *arg)
-{
-	struct sync_task *task = arg;
-
-	if (!task->mirror)
-		task->result = ram_writer_sync(&task->save->writer, &task->err);
-	else if (fdatasync(task->mirror->fd))
-		task->result = err_errno(&task->err, errno, "sync of '%s'", task->mirror->name);
-	return NULL;
-}
-
-static void sync_begin(struct sync_task *task, struct save *save, struct mirror *mirror)
-{
-	*task = (struct sync_task){.save = save, .mirror = mirror};
-	task->threaded = !pthread_create(&task->thread, NULL, sync_main, task);
-}
-
-static int sync_end(struct sync_task *task, struct err *err)
-{
-	if (task->threaded)
-		pthread_join(task->thread, NULL);
-	else
-		sync_main(task);
-	if (task->result)
-		*err = task->err;
-	return task->result;
-}
-
 static int pages_repair(struct save *save, struct err *err)
 {
 	uint8_t page[PAGE_BYTES];
@@ -267,11 +231,11 @@ static int repair_pass(struct save *save, struct err *err)
 	struct err sync_err;
 	uint64_t began = clock_mono_ns();
 
-	sync_begin(&early, save, NULL);
+	sync_task_begin(&early, &save->writer, NULL);
 	int result = repair_compare(&save->repair, save->writer.sums.mirror.bytes, &save->cancelled,
 		&save->figures.repaired_pages, &save->figures.hashed_bytes, err);
 	save->figures.hash_us = (clock_mono_ns() - began) / 1000;
-	if (sync_end(&early, &sync_err) && !result) {
+	if (sync_task_end(&early, &sync_err) && !result) {
 		*err = sync_err;
 		result = -1;
 	}
@@ -288,9 +252,9 @@ static int files_sync(struct save *save, struct err *err)
 	if (mirror_flush(&save->image.mirror, err) || mirror_flush(&save->writer.sums.mirror, err))
 		return -1;
 	for (size_t i = 0; i < ARRAY_SIZE(tasks); i++)
-		sync_begin(&tasks[i], save, mirrors[i]);
+		sync_task_begin(&tasks[i], &save->writer, mirrors[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(tasks); i++)
-		result |= sync_end(&tasks[i], err);
+		result |= sync_task_end(&tasks[i], err);
 	save->figures.fsync_us = (clock_mono_ns() - began) / 1000;
 	return result ? -1 : 0;
 }
@@ -310,7 +274,8 @@ static int manifest_fill(const struct save *save, struct manifest *manifest, str
 	const struct mirror *sums = &save->writer.sums.mirror;
 	size_t devices_bytes;
 
-	if (stream_tail_split(device->bytes + save->image.tail_at, device->size - save->image.tail_at, &devices_bytes, err))
+	if (stream_tail_split(
+		    device->bytes + save->image.tail_at, device->size - save->image.tail_at, &devices_bytes, err))
 		return -1;
 	*manifest = (struct manifest){
 		.ram_bytes = save->params.ram_bytes,
@@ -617,7 +582,8 @@ struct save *save_new(int stream_fd, int dir_fd, int memory_fd, struct err *err)
 		err_errno(err, ENOMEM, "save");
 		return NULL;
 	}
-	*save = (struct save){.stream_fd = stream_fd, .dir_fd = dir_fd, .memory_fd = memory_fd, .files = STATE_FILES_NONE};
+	*save = (struct save){
+		.stream_fd = stream_fd, .dir_fd = dir_fd, .memory_fd = memory_fd, .files = STATE_FILES_NONE};
 	save->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int flags = fcntl(stream_fd, F_GETFL);
 	if (save->cancel_fd < 0 || flags < 0 || fcntl(stream_fd, F_SETFL, flags | O_NONBLOCK)) {
@@ -627,8 +593,12 @@ struct save *save_new(int stream_fd, int dir_fd, int memory_fd, struct err *err)
 	}
 	/* Larger turns, fewer wake-ups. Not a pipe, or not allowed: slower, not wrong. */
 	fcntl(stream_fd, F_SETPIPE_SZ, PIPE_BYTES);
-	save->sink = (struct stream_sink){
-		.ctx = save, .head = on_head, .layout = on_layout, .page = on_page, .ram_end = on_ram_end, .tail = on_tail};
+	save->sink = (struct stream_sink){.ctx = save,
+		.head = on_head,
+		.layout = on_layout,
+		.page = on_page,
+		.ram_end = on_ram_end,
+		.tail = on_tail};
 	stream_parser_init(&save->parser, &save->sink);
 	return save;
 }

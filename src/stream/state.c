@@ -26,8 +26,8 @@ static int expect_check(const json_t *expect, const json_t *facts, struct err *e
 			continue;
 		CLEANUP_FREE char *is = found ? json_dumps(found, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
 		CLEANUP_FREE char *wanted = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
-		return err_set(err, ERR_UNFIT, "saved state has %s %.100s, %.100s was expected", name, is ? is : "nothing",
-			wanted ? wanted : "another");
+		return err_set(err, ERR_UNFIT, "saved state has %s %.100s, %.100s was expected", name,
+			is ? is : "nothing", wanted ? wanted : "another");
 	}
 	return 0;
 }
@@ -106,8 +106,12 @@ static int device_parse(struct state *state, const uint8_t *bytes, struct err *e
 {
 	struct stream_parser parser;
 	struct rebuild rebuild = {.state = state, .parser = &parser};
-	const struct stream_sink sink = {
-		.ctx = &rebuild, .head = on_head, .layout = on_layout, .page = on_page, .ram_end = on_ram_end, .tail = on_tail};
+	const struct stream_sink sink = {.ctx = &rebuild,
+		.head = on_head,
+		.layout = on_layout,
+		.page = on_page,
+		.ram_end = on_ram_end,
+		.tail = on_tail};
 	const struct manifest *manifest = &state->manifest;
 	const struct mirror *image = &state->image.mirror;
 	size_t size = manifest->device_bytes;
@@ -123,8 +127,8 @@ static int device_parse(struct state *state, const uint8_t *bytes, struct err *e
 	if (stream_tail_split(bytes + manifest->tail_at, size - manifest->tail_at, &devices_bytes, err))
 		return -1;
 	if (devices_bytes != manifest->devices_bytes)
-		return err_set(err, ERR_CORRUPT, "device state has %zu bytes, the manifest says %" PRIu64, devices_bytes,
-			manifest->devices_bytes);
+		return err_set(err, ERR_CORRUPT, "device state has %zu bytes, the manifest says %" PRIu64,
+			devices_bytes, manifest->devices_bytes);
 	state->end_at = manifest->tail_at - END_SECTION_BYTES;
 	return 0;
 }
@@ -152,15 +156,15 @@ static int sums_load(struct state *state, struct err *err)
 {
 	uint64_t used = 0;
 
-	state->sums = read_whole(state->files.sums, STREAM_STATE_SUMS, sums_bytes(state->pages), state->manifest.sums_sum,
-		err);
+	state->sums = read_whole(
+		state->files.sums, STREAM_STATE_SUMS, sums_bytes(state->pages), state->manifest.sums_sum, err);
 	if (!state->sums)
 		return -1;
 	for (uint64_t page = 0; page < state->pages; page++)
 		used += sums_get(state->sums, page) != 0;
 	if (used * PAGE_BYTES != state->manifest.used_bytes)
-		return err_set(err, ERR_CORRUPT, "'sums' has %" PRIu64 " pages in use, the manifest says %" PRIu64, used,
-			state->manifest.used_bytes / PAGE_BYTES);
+		return err_set(err, ERR_CORRUPT, "'sums' has %" PRIu64 " pages in use, the manifest says %" PRIu64,
+			used, state->manifest.used_bytes / PAGE_BYTES);
 	return 0;
 }
 
@@ -216,12 +220,14 @@ int state_verify_ram(const struct state *state, _Atomic uint64_t *done, const at
 			to++;
 		if (*stop)
 			return err_set(err, ERR_CANCELLED, "cancelled");
-		if (file_read(state->files.ram, STREAM_STATE_RAM, bytes, (to - from) * PAGE_BYTES, from * PAGE_BYTES, err))
+		if (file_read(state->files.ram, STREAM_STATE_RAM, bytes, (to - from) * PAGE_BYTES, from * PAGE_BYTES,
+			    err))
 			return -1;
 		page_sums(bytes, to - from, now);
 		for (uint64_t page = from; page < to; page++)
 			if (now[page - from] != sums_get(state->sums, page))
-				return err_set(err, ERR_CORRUPT, "the checksum of page %" PRIu64 " of 'ram' does not hold", page);
+				return err_set(err, ERR_CORRUPT,
+					"the checksum of page %" PRIu64 " of 'ram' does not hold", page);
 		*done += to - from;
 		from = to + (to < state->pages && !sums_get(state->sums, to));
 	}

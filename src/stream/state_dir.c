@@ -131,8 +131,8 @@ static int read_manifest(int dir, struct manifest *manifest, json_t **facts, str
 	if (fstat(fd, &stat))
 		return err_errno(err, errno, "manifest");
 	if (stat.st_size <= 0 || stat.st_size > MANIFEST_BYTES_MAX)
-		return err_set(err, ERR_CORRUPT, "manifest has %lld bytes, at most %d are possible", (long long)stat.st_size,
-			MANIFEST_BYTES_MAX);
+		return err_set(err, ERR_CORRUPT, "manifest has %lld bytes, at most %d are possible",
+			(long long)stat.st_size, MANIFEST_BYTES_MAX);
 	text = malloc((size_t)stat.st_size);
 	if (!text)
 		return err_errno(err, ENOMEM, "manifest");

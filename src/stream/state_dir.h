@@ -15,8 +15,9 @@ struct state_files {
 		-1, -1, -1                                                                                             \
 	}
 
-/* New, empty files, 0600; `ram` and `sums` have their full size, all holes. Room for all of `ram` is reserved: ERR_NO_SPACE
- * with the figures when there is not enough. Where the file system cannot reserve, used_bytes must be free. */
+/* New, empty files, 0600; `ram` and `sums` have their full size, all holes. Room for all of `ram` is reserved:
+ * ERR_NO_SPACE with the figures when there is not enough. Where the file system cannot reserve, used_bytes must be
+ * free. */
 int state_create(int dir, uint64_t ram_bytes, uint64_t used_bytes, struct state_files *files, struct err *err);
 void state_close(struct state_files *files);
 /* Takes away what a save that failed has left. */

@@ -146,8 +146,8 @@ static ssize_t entries_end(struct stream_parser *parser, const uint8_t *at, stru
 }
 
 /* Which block an entry is of, and how many bytes its header takes (0: more are needed). */
-static ssize_t entry_block(const struct stream_parser *parser, const uint8_t *at, size_t left, int *block,
-	struct err *err)
+static ssize_t entry_block(
+	const struct stream_parser *parser, const uint8_t *at, size_t left, int *block, struct err *err)
 {
 	if (be64_at(at) & STREAM_RAM_CONTINUE) {
 		if (parser->block < 0)
@@ -300,8 +300,8 @@ int stream_tail_split(const uint8_t *tail, size_t size, size_t *devices_size, st
 
 	if (size && tail[0] != STREAM_SECTION_FULL)
 		return err_set(err, ERR_PROTOCOL, "migration stream: no device state after the memory");
-	/* The description is text, so that going back over text finds where it begins; its length and its first key prove
-	 * it, lest a device's own bytes are taken for it in a stream that was cut off behind them. */
+	/* The description is text, so that going back over text finds where it begins; its length and its first key
+	 * prove it, lest a device's own bytes are taken for it in a stream that was cut off behind them. */
 	for (size_t at = size; at-- > MARKS_BYTES;) {
 		if (tail[at] < ' ' && tail[at] != '\n' && tail[at] != '\t' && tail[at] != '\r')
 			break;

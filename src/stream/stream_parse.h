@@ -75,8 +75,8 @@ enum stream_place {
 	STREAM_AT_HEADER,
 	STREAM_AT_CONFIGURATION, /* or at the start section: the configuration is optional */
 	STREAM_AT_START,
-	STREAM_AT_SIZES,   /* within ram: the list of blocks */
-	STREAM_AT_ENTRY,   /* within ram: pages */
+	STREAM_AT_SIZES, /* within ram: the list of blocks */
+	STREAM_AT_ENTRY, /* within ram: pages */
 	STREAM_AT_FOOTER,
 	STREAM_AT_SECTION, /* between ram's sections */
 	STREAM_AT_TAIL,
@@ -85,7 +85,7 @@ enum stream_place {
 struct stream_parser {
 	const struct stream_sink *sink;
 	enum stream_place place;
-	uint8_t section;     /* tag of the section that is open */
+	uint8_t section; /* tag of the section that is open */
 	uint32_t ram_id;
 	uint64_t offset;     /* bytes consumed */
 	uint64_t sizes_left; /* of the list of blocks */

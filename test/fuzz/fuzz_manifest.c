@@ -16,7 +16,8 @@ static void decode(const char *text, size_t size)
 
 	if (manifest_decode(text, size, &manifest, &facts, &err))
 		return;
-	assert(manifest.ram_bytes && manifest.ram_bytes <= STREAM_BLOCK_BYTES_MAX && manifest.ram_bytes % PAGE_BYTES == 0);
+	assert(manifest.ram_bytes && manifest.ram_bytes <= STREAM_BLOCK_BYTES_MAX &&
+		manifest.ram_bytes % PAGE_BYTES == 0);
 	assert(manifest.used_bytes <= manifest.ram_bytes);
 	assert(manifest.tail_at + manifest.devices_bytes < manifest.device_bytes);
 	/* What was taken is written and taken again. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A migration stream from a QEMU that its guest has taken over: parsed, kept, and read again. What passes must read back
- * as itself, however it was cut. */
+ * A migration stream from a QEMU that its guest has taken over: parsed, kept, and read again. What passes must read
+ * back as itself, however it was cut. */
 #include "stream/device_image.h"
 
 #include <assert.h>
@@ -58,8 +58,12 @@ static int on_tail(void *ctx, const uint8_t *bytes, size_t size, struct err *err
 /* 0: a whole stream. */
 static int feed(struct fed *fed, const uint8_t *bytes, size_t size, size_t turn)
 {
-	const struct stream_sink sink = {
-		.ctx = fed, .head = on_head, .layout = on_layout, .page = on_page, .ram_end = on_ram_end, .tail = on_tail};
+	const struct stream_sink sink = {.ctx = fed,
+		.head = on_head,
+		.layout = on_layout,
+		.page = on_page,
+		.ram_end = on_ram_end,
+		.tail = on_tail};
 	struct err err;
 	size_t from = 0;
 
@@ -87,10 +91,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	assert(feed(&cut, bytes, size, 61) == result);
 	if (!result) {
 		const struct mirror *image = &whole.image.mirror;
-		if (!stream_tail_split(image->bytes + whole.image.tail_at, image->size - whole.image.tail_at, &devices, &err))
+		if (!stream_tail_split(
+			    image->bytes + whole.image.tail_at, image->size - whole.image.tail_at, &devices, &err))
 			assert(whole.image.tail_at + devices < image->size);
 		assert(!feed(&again, image->bytes, image->size, SIZE_MAX / 2));
-		assert(again.image.mirror.size == image->size && !memcmp(again.image.mirror.bytes, image->bytes, image->size));
+		assert(again.image.mirror.size == image->size &&
+			!memcmp(again.image.mirror.bytes, image->bytes, image->size));
 		device_image_fini(&again.image);
 	}
 	device_image_fini(&whole.image);

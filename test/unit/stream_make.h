@@ -108,7 +108,8 @@ static inline void make_page(struct made *made, const char *name, uint64_t index
 {
 	uint8_t page[PAGE_BYTES];
 
-	make_be64(made, index * PAGE_BYTES | (fill ? STREAM_RAM_PAGE : STREAM_RAM_ZERO) | (name ? 0 : STREAM_RAM_CONTINUE));
+	make_be64(made,
+		index * PAGE_BYTES | (fill ? STREAM_RAM_PAGE : STREAM_RAM_ZERO) | (name ? 0 : STREAM_RAM_CONTINUE));
 	if (name)
 		make_name(made, name);
 	memset(page, fill, sizeof(page));

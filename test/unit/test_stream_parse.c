@@ -69,8 +69,12 @@ static int on_tail(void *ctx, const uint8_t *bytes, size_t size, struct err *err
 /* Feeds all of it in turns of at most `turn` bytes, as a pipe would. 0: it was a whole stream. */
 static int feed(struct seen *seen, const uint8_t *bytes, size_t size, size_t turn, struct err *err)
 {
-	const struct stream_sink sink = {
-		.ctx = seen, .head = on_head, .layout = on_layout, .page = on_page, .ram_end = on_ram_end, .tail = on_tail};
+	const struct stream_sink sink = {.ctx = seen,
+		.head = on_head,
+		.layout = on_layout,
+		.page = on_page,
+		.ram_end = on_ram_end,
+		.tail = on_tail};
 	struct stream_parser parser;
 	size_t from = 0;
 
@@ -429,10 +433,14 @@ static void requests_are_understood_and_bounded(void **unused)
 		const char *bytes;
 		size_t size;
 	} bad[] = {
-		{"\0\3\0\x10\0\0\0\0\0\0\x50\0\0\0\x10\0\4ram", 20}, {"\0\3\0\x0c\0\0\0\0\0\0\x50\0\0\0\x10\0", 16},
-		{"\0\4\0\x0b\0\0\0\0\0\0\x50\0\0\0\x10", 15},	      {"\0\1\0\0", 4},
-		{"\0\2\0\5\0\0\0\0\0", 9},			      {"\0\5\0\4\0\0\0\0", 8},
-		{"\0\3\xff\xff", 4},				      {"\0\0\0\0", 4},
+		{"\0\3\0\x10\0\0\0\0\0\0\x50\0\0\0\x10\0\4ram", 20},
+		{"\0\3\0\x0c\0\0\0\0\0\0\x50\0\0\0\x10\0", 16},
+		{"\0\4\0\x0b\0\0\0\0\0\0\x50\0\0\0\x10", 15},
+		{"\0\1\0\0", 4},
+		{"\0\2\0\5\0\0\0\0\0", 9},
+		{"\0\5\0\4\0\0\0\0", 8},
+		{"\0\3\xff\xff", 4},
+		{"\0\0\0\0", 4},
 	};
 	struct heard heard = {0};
 	const struct return_sink sink = {.ctx = &heard, .pages = on_pages, .pong = on_pong, .shut = on_shut};

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "stream/file.h"
+#include "stream/latency.h"
 #include "stream/page_sum.h"
 #include "stream/protocol.h"
 #include "stream/ram_writer.h"
@@ -108,8 +109,12 @@ static void make_device(struct device_image *image, int fd)
 {
 	struct stream_parser parser;
 	struct image_feed feed = {.image = image, .parser = &parser};
-	const struct stream_sink sink = {
-		.ctx = &feed, .head = feed_head, .layout = feed_layout, .page = feed_page, .ram_end = feed_end, .tail = feed_tail};
+	const struct stream_sink sink = {.ctx = &feed,
+		.head = feed_head,
+		.layout = feed_layout,
+		.page = feed_page,
+		.ram_end = feed_end,
+		.tail = feed_tail};
 	struct made *made = calloc(1, sizeof(*made));
 	struct err err;
 
@@ -152,8 +157,9 @@ static void make_state(const struct world *world)
 	manifest.device_sum = bytes_sum(image.mirror.bytes, image.mirror.size);
 	manifest.sums_sum = bytes_sum(writer.sums.mirror.bytes, writer.sums.mirror.size);
 	size_t devices;
-	assert_int_equal(
-		stream_tail_split(image.mirror.bytes + image.tail_at, image.mirror.size - image.tail_at, &devices, &err), 0);
+	assert_int_equal(stream_tail_split(
+				 image.mirror.bytes + image.tail_at, image.mirror.size - image.tail_at, &devices, &err),
+		0);
 	manifest.devices_bytes = devices;
 	assert_int_equal(state_write_manifest(world->dir, &manifest, facts, &err), 0);
 	device_image_fini(&image);
@@ -442,11 +448,13 @@ static void the_repair_pass_finds_every_difference_and_no_other(void **unused)
 	assert_int_equal(summed, MANY / 2 * (uint64_t)PAGE_BYTES);
 
 	page[0]++;
-	assert_int_equal(pwrite(fd, page, 1, (off_t)2048 * PAGE_BYTES + 4095), 1);     /* one byte */
+	assert_int_equal(pwrite(fd, page, 1, (off_t)2048 * PAGE_BYTES + 4095), 1);	      /* one byte */
 	assert_int_equal(pwrite(fd, page, PAGE_BYTES, (off_t)4999 * PAGE_BYTES), PAGE_BYTES); /* was a hole */
 	assert_int_equal(pwrite(fd, zeros, PAGE_BYTES, (off_t)100 * PAGE_BYTES), PAGE_BYTES); /* became zero */
-	assert_int_equal(pwrite(fd, zeros, PAGE_BYTES, (off_t)101 * PAGE_BYTES), PAGE_BYTES); /* zero, no more a hole: same */
-	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)200 * PAGE_BYTES, PAGE_BYTES), 0);
+	assert_int_equal(
+		pwrite(fd, zeros, PAGE_BYTES, (off_t)101 * PAGE_BYTES), PAGE_BYTES); /* zero, no more a hole: same */
+	assert_int_equal(
+		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)200 * PAGE_BYTES, PAGE_BYTES), 0);
 	sums_set(&sums, 301, 7); /* the copy has something where memory has a hole */
 	repair_warm(&repair, &stop);
 	assert_int_equal(repair_compare(&repair, sums.mirror.bytes, &stop, &different, &summed, &err), 0);
@@ -491,6 +499,23 @@ static void sums_do_not_depend_on_the_processor(void **unused)
 	assert_true(page_sum(pages[3]) != 0);
 }
 
+/* Percentiles come out of buckets: they may be a little high, never low, and never above the maximum. */
+static void latencies_are_told_to_an_eighth(void **unused)
+{
+	struct latency latency = {0};
+
+	(void)unused;
+	assert_int_equal(latency_percentile_us(&latency, 99), 0);
+	for (uint64_t us = 1; us <= 1000; us++)
+		latency_note(&latency, us);
+	assert_int_equal(latency_mean_us(&latency), 500);
+	assert_in_range(latency_percentile_us(&latency, 50), 500, 563);
+	assert_in_range(latency_percentile_us(&latency, 99), 990, 1000);
+	assert_int_equal(latency_percentile_us(&latency, 100), 1000);
+	latency_note(&latency, UINT64_C(1) << 40);
+	assert_true(latency_percentile_us(&latency, 100) <= UINT64_C(1) << 40);
+}
+
 int main(void)
 {
 #define WORLD_TEST(name) cmocka_unit_test_setup_teardown(name, world_make, world_end)
@@ -506,6 +531,7 @@ int main(void)
 		cmocka_unit_test(a_manifest_that_contradicts_itself_is_refused),
 		cmocka_unit_test(the_repair_pass_finds_every_difference_and_no_other),
 		cmocka_unit_test(sums_do_not_depend_on_the_processor),
+		cmocka_unit_test(latencies_are_told_to_an_eighth),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
