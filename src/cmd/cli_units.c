@@ -138,10 +138,10 @@ static int parse_parts(const char *what, const char *first, const struct part_ru
 {
 	CLEANUP_JSON json_t *object = json_object();
 	size_t length = strcspn(text, ",");
-	json_t *value = json_stringn(text, length);
 
 	if (!length)
 		return err_set(err, ERR_USAGE, "%s: begins with its %s", what, first);
+	json_t *value = json_stringn(text, length);
 	if (!value)
 		return err_set(err, ERR_INVALID, "%s: not valid UTF-8", what);
 	json_object_set_new(object, first, value);

@@ -1,0 +1,1 @@
+{"id":1,"call":"vm.move","args":{"vm":"web","target":"n1","type":"quick","dry_run":true}}
