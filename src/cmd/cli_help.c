@@ -72,6 +72,11 @@ static void opt_help(const struct opt *opt, char *out, size_t size)
 	snprintf(out, size, "%s%s%s", opt->help, list ? ": " : "", choices);
 }
 
+static int capital(char c)
+{
+	return c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c;
+}
+
 static void print_opt(void *ctx, const struct opt *opt)
 {
 	char left[80], right[400];
@@ -104,7 +109,7 @@ void help_program(FILE *out)
 		     "The cluster:\n");
 	print_verbs(out, NULL);
 	for (size_t i = 0; i < cli_noun_count; i++) {
-		fprintf(out, "\n%c%s:\n", cli_nouns[i].summary[0] - 'a' + 'A', cli_nouns[i].summary + 1);
+		fprintf(out, "\n%c%s:\n", capital(cli_nouns[i].summary[0]), cli_nouns[i].summary + 1);
 		print_verbs(out, cli_nouns[i].name);
 	}
 	fprintf(out, "\nFirst steps:\n"
@@ -135,7 +140,7 @@ void help_verb(FILE *out, const struct verb *verb)
 	char usage[160];
 
 	usage_line(verb, usage);
-	fprintf(out, "Usage: %s\n\n%c%s.\n", usage, verb->summary[0] >= 'a' ? verb->summary[0] - 'a' + 'A' : verb->summary[0],
+	fprintf(out, "Usage: %s\n\n%c%s.\n", usage, capital(verb->summary[0]),
 		verb->summary + 1);
 	if (verb->text) {
 		fputc('\n', out);
@@ -185,7 +190,8 @@ static void man_verb(FILE *out, const struct verb *verb)
 	fprintf(out, "\n## ");
 	man_text(out, usage);
 	fprintf(out, "\n\n");
-	man_text(out, verb->summary);
+	fputc(capital(verb->summary[0]), out);
+	man_text(out, verb->summary + 1);
 	fprintf(out, ".\n");
 	if (verb->text) {
 		fputc('\n', out);

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-BUILD = pathlib.Path(os.environ.get("WATARI_BUILD", pathlib.Path(__file__).resolve().parents[2] / "build")).resolve()
+REPO = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("WATARI_BUILD", REPO / "build")).resolve()
 WATARI = BUILD / "src" / "cmd" / "watari"
 SHELL = BUILD / "test" / "support" / "api-shell"
 LIMIT = 30
@@ -442,3 +443,16 @@ def test_every_verb_has_help_with_examples(shell):
         if known.returncode == 64:
             known = shell.run(words[0], "--help")
         assert known.returncode == 0 and ("Examples:" in known.stdout or "--help" in known.stdout)
+
+
+def test_bash_completes_in_a_shell(shell, tmp_path):
+    """What bash itself makes of the completion file, words as readline would hand them over."""
+    shell.create("web")
+    (tmp_path / "some file.json").write_text("{}")
+    script = (f'source "{REPO}/dist/watari.bash-completion"\n'
+              'compopt() { :; }\n'
+              'try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _watari; printf "<%s>" "${COMPREPLY[@]}"; echo; }\n'
+              'try "$W" vm sh; try "$W" vm start ""; try "$W" vm create --file "some"; try "$W" vm start web --on ""\n')
+    done = subprocess.run(["bash", "-c", script], env={**shell.env, "W": str(WATARI)}, cwd=tmp_path, timeout=LIMIT,
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["<show><shutdown>", "<web>", "<some file.json>", "<n1><n2><n3>"], done.stderr

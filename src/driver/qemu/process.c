@@ -93,7 +93,8 @@ static void child_limits(void)
 
 	setrlimit(RLIMIT_CORE, &none); /* a core would hold the guest's memory */
 	setrlimit(RLIMIT_NOFILE, &files);
-	/* The daemon may be exempt from the OOM killer; what it starts is not. */
+	/* The daemon may come first at the CPU and last at the OOM killer; what it starts does not. */
+	setpriority(PRIO_PROCESS, 0, 0);
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	if (fd >= 0) {
 		ssize_t ignored = write(fd, "0", 1);
