@@ -102,14 +102,16 @@ static void print_span(const json_t *spans, const char *key, const char *label, 
 	char span[UNITS_BYTES];
 
 	if (json_object_get(spans, key))
-		printf("  %-14s %10s   %s\n", label, units_span_us(span, member_number(spans, key)), note);
+		printf("  %-14s %10s%s%s\n", label, units_span_us(span, member_number(spans, key)), *note ? "   " : "", note);
 }
 
-/* The phases of design §6 in their order; those inside the blackout are indented. */
+/* The phases of design §6 in their order; those inside the blackout are indented. A save ends before its end, a restore
+ * begins after its begin: neither has one. */
 static void print_phases(const json_t *task)
 {
 	const json_t *spans = json_object_get(task, "spans_us");
 	const json_t *figures = json_object_get(task, "figures");
+	int in = json_object_get(spans, "blackout") ? 0 : 2; /* where the labels begin */
 	char note[160], a[UNITS_BYTES], b[UNITS_BYTES], c[UNITS_BYTES];
 
 	if (!figures)
@@ -118,13 +120,13 @@ static void print_phases(const json_t *task)
 	snprintf(note, sizeof(note), "the guest runs; %llu passes", (unsigned long long)member_number(figures, "passes"));
 	print_span(spans, "copy", "copy", note);
 	print_span(spans, "blackout", "blackout", "the guest did not run:");
-	print_span(spans, "tail", "  tail", "the rest of the memory and the devices");
+	print_span(spans, "tail", &"  tail"[in], "the rest of the memory and the devices");
 	snprintf(note, sizeof(note), "%llu pages", (unsigned long long)member_number(figures, "repaired_pages"));
-	print_span(spans, "repair", "  repair", note);
-	print_span(spans, "seal", "  seal", "made durable");
-	print_span(spans, "hand_over", "  hand over", "committed, the target takes it");
-	print_span(spans, "load", "  load", "");
-	print_span(spans, "resume", "  resume", "committed, the guest runs");
+	print_span(spans, "repair", &"  repair"[in], note);
+	print_span(spans, "seal", &"  seal"[in], "made durable");
+	print_span(spans, "hand_over", &"  hand over"[in], "committed, the target takes it");
+	print_span(spans, "load", &"  load"[in], "the devices, and where to read the memory");
+	print_span(spans, "resume", &"  resume"[in], "committed, the guest runs");
 	print_span(spans, "fill", "fill", "the last page was in; the guest ran meanwhile");
 	if (member_number(figures, "ram_bytes"))
 		printf("  %-14s %10s   memory, %s devices; RAM in use %s; written %.2f x\n", "written",

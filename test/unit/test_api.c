@@ -470,6 +470,24 @@ static void without_quorum_it_says_so(void **state)
 	peer_free(peer);
 }
 
+/* A daemon that was just started, or is cut off, does not know all tasks: it must not say that there is none. */
+static void a_node_out_of_sync_denies_no_task(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+
+	world_cut(f->world, 1, true);
+	for (int i = 0; i < 20; i++)
+		poll_loop_once(f->loop, 1);
+	say(peer, "{\"id\":1,\"call\":\"task.wait\",\"args\":{\"task\":999}}");
+	refused(peer, "{\"id\":2,\"call\":\"task.show\",\"args\":{\"task\":999}}", "not-found", "no task 999");
+	world_cut(f->world, 1, false);
+	CLEANUP_JSON json_t *answer = hear(peer);
+	assert_int_equal(json_integer_value(json_object_get(answer, "id")), 1);
+	assert_string_equal(text_at(answer, "error", "code"), "not-found");
+	peer_free(peer);
+}
+
 /* It gets what was there, then the reason, then the end; the others are served on. */
 static void a_slow_reader_is_dropped_with_the_reason(void **state)
 {
@@ -604,6 +622,7 @@ int main(void)
 		T(a_dry_run_changes_nothing),
 		T(an_edit_does_not_overwrite_anothers),
 		T(without_quorum_it_says_so),
+		T(a_node_out_of_sync_denies_no_task),
 		T(a_slow_reader_is_dropped_with_the_reason),
 		T(outstanding_calls_are_bounded),
 		T(a_client_may_vanish_at_any_time),
