@@ -13,8 +13,7 @@ static void send_event(struct client *client, const char *kind, const char *key,
 {
 	json_t *event = json_pack("{s:s, s:o}", "kind", kind, key, view);
 
-	client_send(client,
-		json_pack("{s:I, s:o}", "id", (json_int_t)client->subscription.id, "event", event));
+	client_send(client, json_pack("{s:I, s:o}", "id", (json_int_t)client->subscription.id, "event", event));
 }
 
 static bool is_synced(struct api *api)
@@ -25,8 +24,8 @@ static bool is_synced(struct api *api)
 	return status.synced;
 }
 
-/* Answers a call whose task has ended, or is not to be found by a node that knows the current state; a node that was just
- * started may not know it yet. */
+/* Answers a call whose task has ended, or is not to be found by a node that knows the current state; a node that was
+ * just started may not know it yet. */
 static bool answer_waiter(struct api_call *call)
 {
 	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), call->wait_task);
@@ -38,7 +37,8 @@ static bool answer_waiter(struct api_call *call)
 		call_result(call, view_task(call->api, task));
 		return true;
 	}
-	err_set(&err, ERR_NOT_FOUND, "no task %llu; the newest %d are kept", (unsigned long long)call->wait_task, TASKS_MAX);
+	err_set(&err, ERR_NOT_FOUND, "no task %llu; the newest %d are kept", (unsigned long long)call->wait_task,
+		TASKS_MAX);
 	call_fail_hint(call, &err, "'watari task list' shows the tasks, 'watari log' what was done before");
 	return true;
 }
@@ -100,7 +100,8 @@ static void on_progress(void *ctx, const struct engine_progress *progress)
 
 	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
 		struct client *client = api->clients[i];
-		if (client && client->subscription.on && client->subscription.progress && wants_vm(client, progress->vm))
+		if (client && client->subscription.on && client->subscription.progress &&
+			wants_vm(client, progress->vm))
 			send_event(client, "progress", "progress", view_progress(api, progress));
 	}
 }

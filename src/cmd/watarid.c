@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told to
- * end. Guests run on when it ends. */
+ * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told
+ * to end. Guests run on when it ends. */
 #include "api/api.h"
 #include "cmd/daemon_config.h"
 #include "driver/corosync/corosync.h"
@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -99,6 +100,28 @@ static int make_dir(const char *path, mode_t mode, struct err *err)
 	return 0;
 }
 
+/* On storage that may hang for ever: nobody waits for it. What comes of it shows at the first save. */
+static void *make_state_dir(void *arg)
+{
+	struct daemon *daemon = arg;
+	struct err err;
+
+	if (make_dir(daemon->config.state_dir, 0711, &err) < 0)
+		log_error("saved states: %s; no VM can be moved or saved until it is there", err.text);
+	return NULL;
+}
+
+static int make_state_dir_aside(struct daemon *daemon, struct err *err)
+{
+	pthread_t thread;
+	int failed = pthread_create(&thread, NULL, make_state_dir, daemon);
+
+	if (failed)
+		return err_errno(err, failed, "start a thread");
+	pthread_detach(thread);
+	return 0;
+}
+
 /* watari-stream beside this program (a build tree), else where it is installed. */
 static void find_helper(struct daemon *daemon)
 {
@@ -171,18 +194,19 @@ static int start_drivers(struct daemon *daemon, struct err *err)
 static int start_all(struct daemon *daemon, struct err *err)
 {
 	const struct daemon_config *config = &daemon->config;
-	struct api_config api = {.socket_path = config->api_socket, .group = config->api_group, .run_dir = config->run_dir};
+	struct api_config api = {
+		.socket_path = config->api_socket, .group = config->api_group, .run_dir = config->run_dir};
 
-	if (make_dir(config->run_dir, 0755, err) < 0 || make_dir(config->state_dir, 0711, err) < 0)
+	if (make_dir(config->run_dir, 0755, err) < 0)
 		return -1;
 	find_helper(daemon);
 	daemon->loop = loop_sd_new(err);
-	if (!daemon->loop || start_engine(daemon, err) < 0 || start_drivers(daemon, err) < 0)
+	/* The loop first: it blocks signals for all threads that come. */
+	if (!daemon->loop || make_state_dir_aside(daemon, err) < 0 || start_engine(daemon, err) < 0 ||
+		start_drivers(daemon, err) < 0)
 		return -1;
-	struct engine_ports ports = {.loop = daemon->loop,
-		.group = daemon->group,
-		.store = daemon->store,
-		.hypervisor = daemon->hypervisor};
+	struct engine_ports ports = {
+		.loop = daemon->loop, .group = daemon->group, .store = daemon->store, .hypervisor = daemon->hypervisor};
 	daemon->watcher = (struct engine_watcher){.ctx = daemon, .history = on_history, .status = on_status};
 	engine_watch(daemon->engine, &daemon->watcher);
 	if (engine_start(daemon->engine, &ports, err) < 0)
@@ -205,12 +229,11 @@ static void end_all(struct daemon *daemon)
 	loop_sd_free(daemon->loop);
 }
 
-static const char usage[] =
-	"usage: watarid [--config FILE] [--check-config]\n"
-	"The daemon of one node of a watari cluster. See watarid(8), watarid.conf(5).\n"
-	"  --config FILE    instead of " DAEMON_CONFIG_DEFAULT "\n"
-	"  --check-config   read it, say what is wrong with it, and end\n"
-	"  --version\n";
+static const char usage[] = "usage: watarid [--config FILE] [--check-config]\n"
+			    "The daemon of one node of a watari cluster. See watarid(8), watarid.conf(5).\n"
+			    "  --config FILE    instead of " DAEMON_CONFIG_DEFAULT "\n"
+			    "  --check-config   read it, say what is wrong with it, and end\n"
+			    "  --version\n";
 
 int main(int argc, char **argv)
 {

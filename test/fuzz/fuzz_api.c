@@ -27,7 +27,8 @@ bool client_may_call(struct client *client)
 	return client->uid == 0;
 }
 
-struct disk_check *disk_check_start(struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx, struct err *err)
+struct disk_check *disk_check_start(
+	struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx, struct err *err)
 {
 	(void)api, (void)done, (void)ctx;
 	assert(vm_def_check(def, err) == 0);
