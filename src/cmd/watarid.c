@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <libgen.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -95,9 +96,10 @@ static int read_boot_id(char boot_id[UUID_BYTES], struct err *err)
 
 static int make_dir(const char *path, mode_t mode, struct err *err)
 {
-	if (mkdir(path, mode) < 0 && errno != EEXIST)
-		return err_errno(err, errno, "directory %s", path);
-	return 0;
+	if (mkdir(path, mode) < 0)
+		return errno == EEXIST ? 0 : err_errno(err, errno, "directory %s", path);
+	/* The umask took its part of the mode. */
+	return chmod(path, mode) < 0 ? err_errno(err, errno, "mode of %s", path) : 0;
 }
 
 /* On storage that may hang for ever: nobody waits for it. What comes of it shows at the first save. */
@@ -264,6 +266,9 @@ int main(int argc, char **argv)
 		}
 	}
 	umask(077);
+	/* A log that nobody reads any more, or a terminal that is closed, ends no daemon. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
 	if (daemon_config_read(path, &daemon.config, &err) < 0) {
 		log_error("%s", err.text);
 		return err_info(err.code)->exit_status;

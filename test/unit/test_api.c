@@ -619,6 +619,32 @@ static void a_live_socket_is_not_stolen(void **state)
 	assert_non_null(f->api);
 }
 
+/* Ten half calls must not hold ten places for ever; who waits for a task, or listens, may be silent for as long. */
+static void who_says_nothing_is_told_goodbye(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *half = peer_new(f), *idle = peer_new(f), *listener = peer_new(f);
+
+	put(half, "{\"id\":1,", 8);
+	CLEANUP_JSON json_t *subscribed = answer_to(listener, "{\"id\":3,\"call\":\"subscribe\",\"args\":{}}", 3);
+	assert_non_null(json_object_get(subscribed, "result"));
+	poll_loop_skip(f->loop, API_LINE_MS + 2000);
+	CLEANUP_JSON json_t *late = hear(half);
+	assert_non_null(strstr(text_at(late, "error", "message"), "not ended within 10 s"));
+	assert_null(hear(half));
+	CLEANUP_JSON json_t *alive = answer_to(idle, "{\"id\":2,\"call\":\"node.list\"}", 2);
+	assert_non_null(json_object_get(alive, "result"));
+	poll_loop_skip(f->loop, API_IDLE_MS + 2000);
+	CLEANUP_JSON json_t *goodbye = hear(idle);
+	assert_non_null(strstr(text_at(goodbye, "error", "message"), "no call for 10 minutes"));
+	assert_null(hear(idle));
+	CLEANUP_JSON json_t *still = answer_to(listener, "{\"id\":4,\"call\":\"node.list\"}", 4);
+	assert_non_null(json_object_get(still, "result"));
+	peer_free(half);
+	peer_free(idle);
+	peer_free(listener);
+}
+
 /* As another user: what this process, with these groups, is answered. Runs in a child. */
 static void call_as(struct fixture *f, uid_t uid, gid_t gid, char answer[256])
 {
@@ -699,6 +725,7 @@ int main(void)
 		T(outstanding_calls_are_bounded),
 		T(a_client_may_vanish_at_any_time),
 		T(clients_are_bounded),
+		T(who_says_nothing_is_told_goodbye),
 		T(a_caller_without_the_right_is_refused),
 		T(a_live_socket_is_not_stolen),
 	};
