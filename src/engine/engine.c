@@ -77,7 +77,7 @@ struct group_callbacks engine_group_callbacks(struct engine *engine)
 
 struct store_callbacks engine_store_callbacks(struct engine *engine)
 {
-	return (struct store_callbacks){.ctx = engine, .durable = log_on_durable, .failed = log_on_failed};
+	return (struct store_callbacks){.ctx = engine, .durable = log_on_durable, .pledged = log_on_pledged, .failed = log_on_failed};
 }
 
 struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine)

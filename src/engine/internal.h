@@ -51,6 +51,8 @@ struct peer {
 	uint64_t index;
 	uint64_t applied;
 	uint64_t digest;
+	uint64_t pledged;
+	bool ready;	/* its log is the same as ours and durable, and so is its pledge of this term */
 	uint64_t acked; /* durable there, of this term */
 };
 
@@ -115,6 +117,7 @@ struct engine {
 	uint64_t nonce;
 	uint64_t nonce_count;
 	uint64_t term;
+	uint64_t pledged;     /* durable here: the youngest term that this node has taken part in */
 	uint64_t first_index; /* of this term: only from here on are acknowledgements counted (see log.c) */
 	bool first_sent;
 	uint32_t best;
@@ -169,6 +172,7 @@ void log_flush(struct engine *engine);
 void log_on_event(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload);
 void log_on_ack(struct engine *engine, uint32_t from, const struct message *message);
 void log_on_durable(void *ctx, uint64_t index);
+void log_on_pledged(void *ctx, uint64_t term);
 void log_on_failed(void *ctx, const struct err *err);
 void log_commit(struct engine *engine);
 void log_ack(struct engine *engine);
@@ -179,6 +183,10 @@ void sync_on_view(void *ctx, const struct group_view *view);
 void sync_on_message(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload);
 void sync_out(struct engine *engine, const char *why);
 void sync_done(struct engine *engine);
+/* A member acknowledged something of this term: when enough are ready, the view's first event goes out. */
+void sync_on_ready(struct engine *engine);
+/* How many members have to have something on disk. */
+uint32_t sync_needed(const struct engine *engine);
 void sync_leave(struct engine *engine, const char *why);
 void sync_look(struct engine *engine);
 void sync_send_event(struct engine *engine, struct event *event);

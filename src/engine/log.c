@@ -91,8 +91,15 @@ void log_ack(struct engine *engine)
 	struct message message = {.kind = MESSAGE_ACK, .term = engine->term, .index = engine->durable};
 
 	/* An acknowledgement that does not get out is repeated by the periodic look. */
-	if (engine->sync >= SYNC_COMMIT && engine->durable >= engine->first_index)
+	if (engine->sync >= SYNC_COMMIT && engine->pledged == engine->term && engine->durable + 1 >= engine->first_index)
 		engine_send(engine, &message, NULL);
+}
+
+void log_on_pledged(void *ctx, uint64_t term)
+{
+	struct engine *engine = ctx;
+
+	engine->pledged = term;
 }
 
 void log_on_durable(void *ctx, uint64_t index)
@@ -122,17 +129,17 @@ void log_on_ack(struct engine *engine, uint32_t from, const struct message *mess
 
 	if (engine->sync < SYNC_COMMIT || message->term != engine->term)
 		return;
+	peer->ready = true;
 	if (message->index > peer->acked)
 		peer->acked = message->index;
+	sync_on_ready(engine);
 	log_commit(engine);
 }
 
 /* The highest index that at least `needed` members have on disk. */
 static uint64_t committed_index(const struct engine *engine)
 {
-	uint32_t members = (uint32_t)__builtin_popcountll(engine->view.members);
-	uint32_t majority = engine->view.expected_votes / 2 + 1;
-	uint32_t needed = majority < members ? majority : members;
+	uint32_t needed = sync_needed(engine);
 	uint64_t best = 0;
 
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
@@ -244,9 +251,17 @@ static int load_entry(void *ctx, const struct store_entry *entry, struct err *er
 	return 0;
 }
 
+static void load_pledge(void *ctx, uint64_t term)
+{
+	struct engine *engine = ctx;
+
+	engine->pledged = term;
+}
+
 int log_load(struct engine *engine, struct err *err)
 {
-	struct store_reader reader = {.ctx = engine, .snapshot = load_snapshot, .entry = load_entry};
+	struct store_reader reader = {
+		.ctx = engine, .snapshot = load_snapshot, .entry = load_entry, .pledge = load_pledge};
 	char uuid[UUID_BYTES] = "";
 
 	if (engine->ports.store->ops->load(engine->ports.store, &reader, uuid, err) < 0)

@@ -20,6 +20,7 @@ static const struct field message_fields[] = {
 	SCHEMA_U64(9, message, offset),
 	SCHEMA_U64(10, message, total),
 	SCHEMA_U64(11, message, payload_size),
+	SCHEMA_U64(12, message, pledged),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 

@@ -17,7 +17,7 @@ enum { MESSAGE_PROTOCOL = 1, MESSAGE_CHUNK_BYTES = 128 * 1024 };
 	X(MESSAGE_ENTRY, "entry")	 /* best member: an entry behind its applied state */                          \
 	X(MESSAGE_END, "end")		 /* best member: that was all */                                               \
 	X(MESSAGE_EVENT, "event")	 /* an event, to be appended by all */                                         \
-	X(MESSAGE_ACK, "ack")		 /* durable here up to index */                                                \
+	X(MESSAGE_ACK, "ack")		 /* durable here up to index, and the pledge of the term */                                                \
 	X(MESSAGE_PROGRESS, "progress") /* volatile */
 enum message_kind { MESSAGE_KINDS(CLUSTER_CONSTANT) };
 enum { MESSAGE_KIND_COUNT = MESSAGE_KINDS(CLUSTER_COUNT) };
@@ -34,6 +34,7 @@ struct message {
 	uint64_t digest;   /* STATE, SNAPSHOT: of the applied state */
 	uint64_t offset;   /* SNAPSHOT: of this piece */
 	uint64_t total;	   /* SNAPSHOT: bytes in all */
+	uint64_t pledged;  /* STATE: the youngest term that it has taken part in */
 	uint64_t payload_size;
 };
 

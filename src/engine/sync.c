@@ -2,11 +2,13 @@
  * A new view: everybody comes to the same history before anybody acts (design §4).
  *
  *   view ──▶ lowest member: BEGIN(nonce) ──▶ all: STATE(nonce, what I have) ──▶ all know who is best: the youngest term,
- *   then the longest log, then the lowest id ──▶ best: SNAPSHOT…, ENTRY…, END ──▶ lowest member: the view event, first
- *   of the new term ──▶ durable at enough members ──▶ done
+ *   then the longest log, then the lowest id ──▶ best: SNAPSHOT…, ENTRY…, END ──▶ all: that log and the new term are on
+ *   disk here (ACK) ──▶ enough members: lowest member: the view event, first of the term ──▶ durable at enough ──▶ done
  *
  * The nonce ties the STATEs to this view: one that was sent in an earlier view and is delivered now would speak of a log
- * that has grown since, and a committed entry could be left out. Nothing of the own log is dropped before all of its
+ * that has grown since, and a committed entry could be left out. The pledge makes a term one view's own: before its first
+ * event exists anywhere, a majority has the term on disk, so that no later view can come to the same number, also when
+ * every daemon that had the event in memory was killed. Two entries of equal index and term are the same entry. Nothing of the own log is dropped before all of its
  * replacement is here, and both become durable at once. */
 #include "engine/internal.h"
 
@@ -157,6 +159,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.index = log_last_index(engine);
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
+	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
 	engine_send(engine, &state, NULL);
 }
 
@@ -273,7 +276,8 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		.term = message->term,
 		.index = message->index,
 		.applied = message->applied,
-		.digest = message->digest};
+		.digest = message->digest,
+		.pledged = message->pledged};
 	engine->best = 0;
 	for (uint32_t id = 1; id <= NODES_MAX; id++) {
 		const struct peer *peer = &engine->peers[id - 1];
@@ -286,6 +290,8 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		/* Rises also when corosync has lost its own ring number. */
 		if (peer->term >= term)
 			term = peer->term + 1;
+		if (peer->pledged >= term)
+			term = peer->pledged + 1;
 	}
 	engine->term = term;
 	begin_transfer(engine);
@@ -371,12 +377,27 @@ static void merge_incoming(struct engine *engine)
 	engine->last_term = engine->peers[engine->best - 1].term;
 }
 
-static void send_first(struct engine *engine)
+uint32_t sync_needed(const struct engine *engine)
+{
+	uint32_t members = (uint32_t)__builtin_popcountll(engine->view.members);
+	uint32_t majority = engine->view.expected_votes / 2 + 1;
+
+	return majority < members ? majority : members;
+}
+
+void sync_on_ready(struct engine *engine)
 {
 	struct event event = {.kind = EVENT_VIEW, .members = engine->view.members};
+	uint32_t ready = 0;
 
-	if (engine_lowest(engine) == engine->ports.group->node)
-		sync_send_event(engine, &event);
+	if (engine->sync != SYNC_COMMIT || engine->first_sent || engine_lowest(engine) != engine->ports.group->node)
+		return;
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		ready += engine->peers[i].ready;
+	if (ready < sync_needed(engine))
+		return;
+	engine->first_sent = true;
+	sync_send_event(engine, &event);
 }
 
 static void on_end(struct engine *engine, const struct message *message)
@@ -401,15 +422,18 @@ static void on_end(struct engine *engine, const struct message *message)
 		sync_leave(engine, "the log that was sent does not end where it should");
 		return;
 	}
-	for (uint32_t i = 0; i < NODES_MAX; i++)
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		engine->peers[i].acked = 0;
+		engine->peers[i].ready = false;
+	}
 	transfer_reset(engine);
 	engine->sync = SYNC_COMMIT;
 	engine->first_index = log_last_index(engine) + 1;
 	if (engine->durable > log_last_index(engine))
 		engine->durable = log_last_index(engine);
+	engine->first_sent = false;
+	engine->ports.store->ops->pledge(engine->ports.store, engine->term);
 	log_flush(engine);
-	send_first(engine);
 }
 
 void sync_on_message(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload)

@@ -35,6 +35,8 @@ struct store_callbacks {
 	/* Speaks of the log as the caller has made it by now: an entry that was truncated, or replaced by an install, since
 	 * it was queued does not count, also where its write ended well. */
 	void (*durable)(void *ctx, uint64_t index);
+	/* This pledge is durable, with all that was queued before it. Told before `durable` of the same flush. */
+	void (*pledged)(void *ctx, uint64_t term);
 	void (*failed)(void *ctx, const struct err *err);
 };
 
@@ -44,6 +46,8 @@ struct store_reader {
 	void *ctx;
 	int (*snapshot)(void *ctx, const struct store_snapshot *snapshot, struct err *err);
 	int (*entry)(void *ctx, const struct store_entry *entry, struct err *err);
+	/* First of all, if there ever was one; the last. May be NULL. */
+	void (*pledge)(void *ctx, uint64_t term);
 };
 
 struct store;
@@ -59,6 +63,8 @@ struct store_ops {
 	/* Queues: from now on this snapshot is the base. With keep_log the entries up to its index stay readable for the
 	 * audit trail (own history, compaction); without, they are dropped (another member's history was taken). */
 	void (*install)(struct store *store, const struct store_snapshot *snapshot, const char *uuid, bool keep_log);
+	/* Queues: remember this number, a term that this node has taken part in, in place of the one before. */
+	void (*pledge)(struct store *store, uint64_t term);
 	/* Blocking and read-only, for the audit trail: entries from index on, at most count. Also those under a snapshot. */
 	int (*read)(struct store *store, uint64_t from_index, uint32_t count, const struct store_reader *reader,
 		struct err *err);

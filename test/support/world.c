@@ -23,7 +23,7 @@ struct machine {
 	struct hypervisor hv;
 	struct world *world;
 	struct engine *engine;
-	uint64_t stored, durable;
+	uint64_t stored, durable, pledge;
 	bool in_group, cut;
 	char fail_standby[REASON_BYTES];
 	struct guest guests[GUESTS_MAX];
@@ -64,8 +64,7 @@ static void deliver(void *ctx)
 			struct machine *m = &world->machines[id];
 			struct group_callbacks callbacks = engine_group_callbacks(m->engine);
 			if (m->in_group && m->cut == world->machines[from].cut)
-				callbacks.deliver(
-					callbacks.ctx, from, world->queue[slot].bytes, world->queue[slot].size);
+				callbacks.deliver(callbacks.ctx, from, world->queue[slot].bytes, world->queue[slot].size);
 		}
 		free(world->queue[slot].bytes);
 	}
@@ -145,8 +144,16 @@ static void store_flush(struct store *store)
 	struct machine *m = MACHINE(store, store);
 	struct store_callbacks callbacks = engine_store_callbacks(m->engine);
 
-	if (m->durable != m->stored)
+	if (m->pledge)
+		callbacks.pledged(callbacks.ctx, m->pledge);
+	if (m->pledge || m->durable != m->stored)
 		callbacks.durable(callbacks.ctx, m->durable = m->stored);
+	m->pledge = 0;
+}
+
+static void store_pledge(struct store *store, uint64_t term)
+{
+	MACHINE(store, store)->pledge = term;
 }
 
 static void store_truncate(struct store *store, uint64_t index)
@@ -401,6 +408,7 @@ static const struct store_ops store_ops = {
 	.flush = store_flush,
 	.truncate = store_truncate,
 	.install = store_install,
+	.pledge = store_pledge,
 };
 static const struct hypervisor_ops hv_ops = {
 	.inspect = hv_inspect,

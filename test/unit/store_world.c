@@ -106,18 +106,34 @@ static int on_entry(void *ctx, const struct store_entry *entry, struct err *err)
 	return 0;
 }
 
+static void on_pledge(void *ctx, uint64_t term)
+{
+	struct world *world = ctx;
+
+	world->pledge = term;
+}
+
+static void on_pledged(void *ctx, uint64_t term)
+{
+	struct world *world = ctx;
+
+	world->pledged = term;
+}
+
 struct store_reader world_reader(struct world *world)
 {
 	world->snapshot = world->snapshot_term = world->first = world->last = world->last_term = 0;
-	return (struct store_reader){.ctx = world, .snapshot = on_snapshot, .entry = on_entry};
+	return (struct store_reader){.ctx = world, .snapshot = on_snapshot, .entry = on_entry, .pledge = on_pledge};
 }
 
 int world_open(struct world *world, struct err *err)
 {
-	struct store_callbacks callbacks = {.ctx = world, .durable = on_durable, .failed = on_failed};
+	struct store_callbacks callbacks = {.ctx = world, .durable = on_durable, .pledged = on_pledged,
+		.failed = on_failed};
 	struct store_reader reader = world_reader(world);
 
 	world->durable = 0;
+	world->pledge = world->pledged = 0;
 	world->durables = world->failures = 0;
 	world->store = store_sqlite_open(&world->config, world->loop, &callbacks, err);
 	if (!world->store)

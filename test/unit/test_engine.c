@@ -30,6 +30,7 @@ struct machine {
 	struct engine *engine;
 	struct loop_timer *timers;
 	uint64_t stored, durable; /* last index */
+	uint64_t pledge;
 	struct hv_info web;
 	int starts, runs, kills;
 	bool in_group;
@@ -139,8 +140,16 @@ static void store_flush(struct store *store)
 	struct machine *m = FROM(store, store);
 	struct store_callbacks callbacks = engine_store_callbacks(m->engine);
 
-	if (m->durable != m->stored)
+	if (m->pledge)
+		callbacks.pledged(callbacks.ctx, m->pledge);
+	if (m->pledge || m->durable != m->stored)
 		callbacks.durable(callbacks.ctx, m->durable = m->stored);
+	m->pledge = 0;
+}
+
+static void store_pledge(struct store *store, uint64_t term)
+{
+	FROM(store, store)->pledge = term;
 }
 
 static void store_truncate(struct store *store, uint64_t index)
@@ -253,7 +262,8 @@ static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint6
 static const struct loop_ops loop_ops = {.now_ms = now_ms, .wall_ms = wall_ms, .timer_set = timer_set, .timer_cancel = timer_cancel};
 static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join};
 static const struct store_ops store_ops = {
-	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install};
+	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install,
+	.pledge = store_pledge};
 static const struct hypervisor_ops hv_ops = {.inspect = hv_inspect, .each = hv_each, .facts = hv_facts, .start = hv_start,
 	.standby = hv_standby, .copy = hv_copy, .load = hv_load, .run = hv_run, .shutdown = hv_shutdown, .kill = hv_kill,
 	.purge = hv_purge};

@@ -48,6 +48,27 @@ static void what_was_durable_is_loaded(void **state)
 	world_must_flush(world, 301);
 }
 
+/* A term that was taken part in is known after a restart, whatever became of the log; the last one counts. */
+static void a_pledge_is_remembered(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	assert_int_equal(world->pledge, 0);
+	world->store->ops->pledge(world->store, 7);
+	world_append(world, 1, 2, 5);
+	world_must_flush(world, 2);
+	assert_int_equal(world->pledged, 7);
+	world->store->ops->pledge(world->store, 9);
+	world->store->ops->truncate(world->store, 1);
+	world_must_flush(world, 1);
+	assert_int_equal(world->pledged, 9);
+	world->store->ops->pledge(world->store, 11); /* never flushed */
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->pledge, 9);
+	assert_int_equal(world->last, 1);
+}
+
 /* The engine asks for a flush after a sync in which it got nothing new, and waits for the answer. */
 static void a_flush_of_nothing_is_answered(void **state)
 {
@@ -323,6 +344,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(what_was_durable_is_loaded),
+		TEST(a_pledge_is_remembered),
 		TEST(a_flush_of_nothing_is_answered),
 		TEST(flushes_in_a_row_become_few_transactions),
 		TEST(the_log_under_a_snapshot_stays_readable),

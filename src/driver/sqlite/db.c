@@ -34,6 +34,11 @@ uint64_t db_uuid_hash(const char *uuid)
 	return hash_of(3, 0, 0, uuid, strlen(uuid));
 }
 
+uint64_t db_pledge_hash(uint64_t term)
+{
+	return hash_of(4, 0, term, NULL, 0);
+}
+
 static enum err_code code_of(int code, int system_errno)
 {
 	switch (code & 0xff) {
@@ -136,6 +141,7 @@ static int prepare_all(struct db *db, struct err *err)
 		{"INSERT OR REPLACE INTO snapshot (id, idx, term, bytes, hash) VALUES (1, ?, ?, ?, ?)", &db->install},
 		{"DELETE FROM entry WHERE idx <= ? RETURNING length(bytes)", &db->forget},
 		{"INSERT OR REPLACE INTO cluster (id, uuid, hash) VALUES (1, ?, ?)", &db->name},
+		{"INSERT OR REPLACE INTO pledge (id, term, hash) VALUES (1, ?, ?)", &db->pledge},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
@@ -202,6 +208,7 @@ void db_close(struct db *db)
 	sqlite3_finalize(db->install);
 	sqlite3_finalize(db->forget);
 	sqlite3_finalize(db->name);
+	sqlite3_finalize(db->pledge);
 	sqlite3_close(db->sqlite);
 	if (db->mark_fd >= 0)
 		close(db->mark_fd);

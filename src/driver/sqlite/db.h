@@ -10,7 +10,7 @@
 
 #include <sqlite3.h>
 
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE };
 
 struct op {
 	struct op *next;
@@ -31,6 +31,7 @@ struct db {
 	sqlite3_stmt *install;
 	sqlite3_stmt *forget;
 	sqlite3_stmt *name;
+	sqlite3_stmt *pledge;
 	int mark_fd;
 	struct mark mark; /* as found at the start, then as written last */
 	uint32_t keep_entries;
@@ -70,6 +71,7 @@ int schema_upgrade(sqlite3 *sqlite, const char *path, int64_t version, struct er
 uint64_t db_entry_hash(uint64_t index, uint64_t term, const void *bytes, size_t size);
 uint64_t db_snapshot_hash(uint64_t index, uint64_t term, const void *bytes, size_t size);
 uint64_t db_uuid_hash(const char *uuid);
+uint64_t db_pledge_hash(uint64_t term);
 int db_fail(sqlite3 *sqlite, const char *path, const char *what, struct err *err);
 int db_exec(sqlite3 *sqlite, const char *path, const char *sql, struct err *err);
 int db_prepare(sqlite3 *sqlite, const char *path, const char *sql, sqlite3_stmt **statement, struct err *err);

@@ -64,6 +64,25 @@ static int load_uuid(struct db *db, char uuid[UUID_BYTES], struct err *err)
 	return 0;
 }
 
+static int load_pledge(struct db *db, const struct store_reader *reader, struct err *err)
+{
+	CLEANUP_STATEMENT sqlite3_stmt *statement = NULL;
+
+	if (db_prepare(db->sqlite, db->path, "SELECT term, hash FROM pledge", &statement, err) < 0)
+		return -1;
+	int rc = sqlite3_step(statement);
+	if (rc == SQLITE_DONE)
+		return 0;
+	if (rc != SQLITE_ROW)
+		return db_fail(db->sqlite, db->path, "pledge", err);
+	uint64_t term = (uint64_t)sqlite3_column_int64(statement, 0);
+	if (db_pledge_hash(term) != (uint64_t)sqlite3_column_int64(statement, 1))
+		return err_set(err, ERR_CORRUPT, "%s: the pledge's checksum does not hold: " ADVICE, db->path);
+	if (reader->pledge)
+		reader->pledge(reader->ctx, term);
+	return 0;
+}
+
 static int load_snapshot(struct db *db, const struct store_reader *reader, bool *marked, struct err *err)
 {
 	CLEANUP_STATEMENT sqlite3_stmt *statement = NULL;
@@ -141,7 +160,7 @@ int db_load(struct db *db, const struct store_reader *reader, char uuid[UUID_BYT
 	if (rc != SQLITE_OK)
 		return db_fail(db->sqlite, db->path, "checkpoint", err);
 	db->wal_frames = 0;
-	if (load_uuid(db, uuid, err) < 0 || load_snapshot(db, reader, &marked, err) < 0 ||
+	if (load_uuid(db, uuid, err) < 0 || load_pledge(db, reader, err) < 0 || load_snapshot(db, reader, &marked, err) < 0 ||
 		load_entries(db, reader, &marked, err) < 0)
 		return -1;
 	/* A mark that is older than the oldest entry kept says nothing more. */

@@ -114,6 +114,13 @@ static int apply_install(struct db *db, const struct op *op, struct err *err)
 	return 0;
 }
 
+static int apply_pledge(struct db *db, const struct op *op, struct err *err)
+{
+	sqlite3_bind_int64(db->pledge, 1, (int64_t)op->term);
+	sqlite3_bind_int64(db->pledge, 2, (int64_t)db_pledge_hash(op->term));
+	return finish(db, db->pledge, "pledge", err);
+}
+
 static int apply_all(struct db *db, const struct op *first, bool *shortens, struct err *err)
 {
 	for (const struct op *op = first; op; op = op->next) {
@@ -130,6 +137,10 @@ static int apply_all(struct db *db, const struct op *first, bool *shortens, stru
 		case OP_INSTALL:
 			*shortens |= !op->keep_log;
 			if (apply_install(db, op, err) < 0)
+				return -1;
+			break;
+		case OP_PLEDGE:
+			if (apply_pledge(db, op, err) < 0)
 				return -1;
 			break;
 		}

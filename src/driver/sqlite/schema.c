@@ -69,8 +69,16 @@ static int step_hashes(sqlite3 *sqlite, const char *path, struct err *err)
 		err);
 }
 
+static int step_pledge(sqlite3 *sqlite, const char *path, struct err *err)
+{
+	return db_exec(sqlite, path,
+		"CREATE TABLE pledge (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER NOT NULL,"
+		" hash INTEGER NOT NULL) STRICT;",
+		err);
+}
+
 /* steps[v] goes from version v to v + 1. */
-static step_fn *const steps[] = {step_tables, step_hashes};
+static step_fn *const steps[] = {step_tables, step_hashes, step_pledge};
 enum { SCHEMA_VERSION = ARRAY_SIZE(steps) };
 
 static int upgrade_from(sqlite3 *sqlite, const char *path, int64_t version, struct err *err)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The queue between the loop and the thread that writes.
  *
- *   append, truncate, install ─▶ open ──flush──▶ ready ──thread takes all──▶ one transaction ──eventfd──▶ durable()
+ *   append, truncate, install, pledge ─▶ open ──flush──▶ ready ──thread takes all──▶ one transaction ──eventfd──▶ durable()
  *
  * The loop's side remembers for each flush how far the log was then, and corrects that when it truncates or installs
  * before the answer is here: `durable` speaks of the log as the caller has made it by now. */
@@ -33,10 +33,11 @@ struct op_list {
 	struct op **end; /* &first while it is empty */
 };
 
-/* When the thread has done `flush`, the log is durable up to `index`. */
+/* When the thread has done `flush`, the log is durable up to `index`, and a pledge (term; 0: none) is too. */
 struct promise {
 	uint64_t flush;
 	uint64_t index;
+	uint64_t pledge;
 };
 
 struct store_sqlite {
@@ -57,6 +58,7 @@ struct store_sqlite {
 	uint64_t last; /* of the log as the caller has made it */
 	uint64_t base; /* of the snapshot */
 	uint64_t durable;
+	uint64_t pledge; /* queued and not flushed; 0: none */
 	struct promise *promises; /* unanswered flushes, oldest first */
 	size_t promise_count;
 	size_t promise_room;
@@ -226,6 +228,7 @@ static void on_event(void *ctx, uint32_t events)
 	struct err failure;
 	eventfd_t value;
 	size_t kept = 0;
+	uint64_t pledge = 0;
 	bool any = false;
 
 	(void)events;
@@ -242,8 +245,12 @@ static void on_event(void *ctx, uint32_t events)
 		}
 		any = true;
 		store->durable = store->promises[i].index;
+		if (store->promises[i].pledge)
+			pledge = store->promises[i].pledge;
 	}
 	store->promise_count = kept;
+	if (pledge && !store->has_failed)
+		store->callbacks.pledged(store->callbacks.ctx, pledge);
 	if (any && !store->has_failed)
 		store->callbacks.durable(store->callbacks.ctx, store->durable);
 	if (failed)
@@ -312,6 +319,16 @@ static void store_install(struct store *port, const struct store_snapshot *snaps
 	list_push(&store->open, op);
 }
 
+static void store_pledge(struct store *port, uint64_t term)
+{
+	struct store_sqlite *store = of(port);
+
+	assert(store->loaded && term);
+	store->pledge = term;
+	if (!store->has_failed)
+		list_push(&store->open, op_new(OP_PLEDGE, 0, term, NULL, 0));
+}
+
 static void promise(struct store_sqlite *store, uint64_t flush)
 {
 	if (store->promise_count == store->promise_room) {
@@ -319,7 +336,7 @@ static void promise(struct store_sqlite *store, uint64_t flush)
 		store->promises = realloc(store->promises, store->promise_room * sizeof(*store->promises));
 		assert(store->promises);
 	}
-	store->promises[store->promise_count++] = (struct promise){.flush = flush, .index = store->last};
+	store->promises[store->promise_count++] = (struct promise){.flush = flush};
 }
 
 static void store_flush(struct store *port)
@@ -343,13 +360,15 @@ static void store_flush(struct store *port)
 		thread_fail(store, &err);
 	}
 	list_move(&store->ready, &store->open);
-	if (store->ready_flush != store->taken_flush) {
-		/* The one before is not taken yet: one transaction for both. */
-		store->promises[store->promise_count - 1].index = store->last;
-	} else {
+	/* One that is not taken yet: one transaction for both. */
+	if (store->ready_flush == store->taken_flush) {
 		store->ready_flush++;
 		promise(store, store->ready_flush);
 	}
+	store->promises[store->promise_count - 1].index = store->last;
+	if (store->pledge)
+		store->promises[store->promise_count - 1].pledge = store->pledge;
+	store->pledge = 0;
 	pthread_cond_signal(&store->wake);
 	pthread_mutex_unlock(&store->lock);
 }
@@ -399,6 +418,7 @@ static const struct store_ops ops = {
 	.flush = store_flush,
 	.truncate = store_truncate,
 	.install = store_install,
+	.pledge = store_pledge,
 	.read = store_read,
 };
 
