@@ -179,12 +179,15 @@ void checks_answered(struct sim *sim, uint32_t node, const struct event *event, 
 
 	const char *uuid = event->kind == EVENT_VM_CREATE || event->kind == EVENT_VM_EDIT ? event->def.uuid : event->vm;
 	struct check_vm *vm = check_vm(sim, uuid);
+	struct check_def *def;
 	switch (event->kind) {
 	case EVENT_VM_CREATE:
 		vm->created_index = reply->index;
 		/* fall through */
 	case EVENT_VM_EDIT:
-		def_find(vm, &event->def)->index = reply->index;
+		def = def_find(vm, &event->def); /* the same definition may have been asked for more than once */
+		if (reply->index > def->index)
+			def->index = reply->index;
 		if (reply->index > vm->edited_index)
 			vm->edited_index = reply->index;
 		break;

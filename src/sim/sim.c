@@ -98,6 +98,14 @@ static void look(struct sim *sim)
 			checks_step(sim, &sim->nodes[id]);
 }
 
+bool sim_step(struct sim *sim)
+{
+	if (!timeline_step(sim->timeline, UINT64_MAX))
+		return false;
+	look(sim);
+	return true;
+}
+
 void sim_run_until_ms(struct sim *sim, uint64_t at_ms)
 {
 	while (!sim->violation[0] && timeline_step(sim->timeline, at_ms * 1000))

@@ -771,6 +771,13 @@ bool machine_guest_poweroff(struct machine *machine, const char *vm)
 	return true;
 }
 
+bool machine_executes(const struct machine *machine, const char *vm)
+{
+	const struct instance *instance = find(machine, vm);
+
+	return instance && instance->copy && instance->copy->executes;
+}
+
 enum hv_state machine_state(const struct machine *machine, const char *vm)
 {
 	const struct instance *instance = find(machine, vm);

@@ -44,6 +44,7 @@ void machine_hold(struct machine *machine, bool holds);
 bool machine_kill_qemu(struct machine *machine, const char *vm);
 bool machine_guest_poweroff(struct machine *machine, const char *vm);
 
+bool machine_executes(const struct machine *machine, const char *vm);
 enum hv_state machine_state(const struct machine *machine, const char *vm);
 /* The n-th instance on this machine, for the dice of the faults; NULL behind the last. */
 const char *machine_vm(const struct machine *machine, uint32_t n);

@@ -13,10 +13,10 @@ struct record {
 };
 
 /* What one transaction does, in order. */
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE };
 struct op {
 	enum op_kind kind;
-	struct record record; /* of TRUNCATE: only the index */
+	struct record record; /* of TRUNCATE: only the index; of PLEDGE: only the term */
 	char uuid[UUID_BYTES];
 	bool keep_log;
 	struct op *next;
@@ -32,6 +32,7 @@ struct disk {
 	uint32_t typical_us, slow_permille;
 	bool fails, hangs, lies, damaged;
 	char uuid[UUID_BYTES];
+	uint64_t pledge; /* 0: none */
 	struct record snapshot; /* bytes NULL: none */
 	struct record *entries; /* contiguous, unless the disk lied; those at or below the snapshot are history */
 	uint32_t count, capacity;
@@ -46,6 +47,7 @@ struct store_fake {
 	struct ops queued;
 	struct ops flushing;
 	bool busy, again, failed;
+	uint64_t pledge; /* of the transaction at the disk, to be told */
 	bool in_flight; /* the transaction is at the disk: `done` is set, or it hangs */
 	struct timeline_item *done;
 };
@@ -114,6 +116,7 @@ void disk_wipe(struct disk *disk)
 	assert(!disk->count);
 	record_free(&disk->snapshot);
 	memset(disk->uuid, 0, sizeof(disk->uuid));
+	disk->pledge = 0;
 	disk->damaged = false;
 }
 
@@ -190,6 +193,9 @@ static void disk_apply(struct disk *disk, struct ops *ops)
 		case OP_INSTALL:
 			disk_install(disk, op);
 			break;
+		case OP_PLEDGE:
+			disk->pledge = op->record.term;
+			break;
 		}
 	}
 	ops_clear(ops);
@@ -235,6 +241,9 @@ static void tell_durable(void *ctx)
 	struct store_fake *fake = ctx;
 	uint64_t index;
 
+	if (fake->pledge)
+		fake->callbacks.pledged(fake->callbacks.ctx, fake->pledge);
+	fake->pledge = 0;
 	if (still_durable(fake, &index))
 		fake->callbacks.durable(fake->callbacks.ctx, index);
 	if (fake->failed)
@@ -265,6 +274,9 @@ static void store_flushed(void *ctx)
 		loop_fake_call(fake->loop, tell_failed, NULL, fake);
 		return;
 	}
+	for (const struct op *op = fake->flushing.first; op; op = op->next)
+		if (op->kind == OP_PLEDGE)
+			fake->pledge = op->record.term;
 	disk_apply(fake->disk, &fake->flushing);
 	loop_fake_call(fake->loop, tell_durable, NULL, fake);
 }
@@ -321,6 +333,8 @@ static int fake_load(struct store *store, const struct store_reader *reader, cha
 	if (disk_check(disk, err) < 0)
 		return -1;
 	memcpy(uuid, disk->uuid, UUID_BYTES);
+	if (disk->pledge && reader->pledge)
+		reader->pledge(reader->ctx, disk->pledge);
 	if (snapshot->bytes) {
 		struct store_snapshot s = {.index = snapshot->index, .term = snapshot->term, .bytes = snapshot->bytes,
 			.size = snapshot->size};
@@ -373,6 +387,13 @@ static void fake_install(struct store *store, const struct store_snapshot *snaps
 	ops_push(&fake->queued, op);
 }
 
+static void fake_pledge(struct store *store, uint64_t term)
+{
+	struct store_fake *fake = (struct store_fake *)store;
+
+	ops_push(&fake->queued, (struct op){.kind = OP_PLEDGE, .record = {.term = term}});
+}
+
 static int fake_read(struct store *store, uint64_t from_index, uint32_t count, const struct store_reader *reader,
 	struct err *err)
 {
@@ -396,6 +417,7 @@ static const struct store_ops store_ops = {
 	.flush = fake_flush,
 	.truncate = fake_truncate,
 	.install = fake_install,
+	.pledge = fake_pledge,
 	.read = fake_read,
 };
 

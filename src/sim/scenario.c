@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sim/scenario.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SCENARIO_SETTLE_MS = 400 * 1000 };
+
+static FILE *open_in(const char *dir, const char *name, const char *mode, struct err *err)
+{
+	char path[PATH_BYTES * 2];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	FILE *file = fopen(path, mode);
+	if (!file)
+		err_errno(err, errno, "%s", path);
+	return file;
+}
+
+/* Lines that an engine says of itself begin with "n1| "; every node says most of them. The history has them once. */
+static bool is_engines_own(const char *line)
+{
+	const char *bar = strchr(line, '|');
+
+	return line[0] == 'n' && bar && bar[1] == ' ' && strspn(line + 1, "0123456789") == (size_t)(bar - line - 1);
+}
+
+static void keep_line(void *ctx, uint64_t now_us, const char *line)
+{
+	struct scenario *scenario = ctx;
+	char whole[1200];
+	size_t size = (size_t)snprintf(whole, sizeof(whole), "[%6" PRIu64 "] %s\n", now_us / 1000, line);
+
+	if (scenario->print)
+		fputs(whole, stdout);
+	if (is_engines_own(line) || scenario->ended)
+		return;
+	while (scenario->trace_size + size + 1 > scenario->trace_capacity) {
+		scenario->trace_capacity = scenario->trace_capacity ? 2 * scenario->trace_capacity : 16384;
+		scenario->trace = realloc(scenario->trace, scenario->trace_capacity);
+		assert(scenario->trace);
+	}
+	memcpy(scenario->trace + scenario->trace_size, whole, size + 1);
+	scenario->trace_size += size;
+}
+
+struct plan {
+	struct sim_config config;
+	struct {
+		char name[NAME_BYTES];
+		uint32_t memory_mib;
+	} vms[16];
+	uint32_t vm_count;
+};
+
+/* "nodes 3", "two_node", "vm web 1024", or any number of sim_config. */
+static int plan_line(struct plan *plan, char *line, struct err *err)
+{
+	const struct {
+		const char *name;
+		uint32_t *value;
+	} numbers[] = {
+		{"nodes", &plan->config.node_count},
+		{"step_ms", &plan->config.step_ms},
+		{"disk_us", &plan->config.disk_us},
+		{"memory_mib", &plan->config.memory_mib},
+		{"snapshot_every", &plan->config.snapshot_every},
+		{"deaf_permille", &plan->config.deaf_permille},
+		{"broken_permille", &plan->config.broken_permille},
+		{"late_permille", &plan->config.net_late_permille},
+		{"torn_permille", &plan->config.net_torn_permille},
+	};
+	char word[32], name[NAME_BYTES];
+	uint32_t number = 0;
+	int words = sscanf(line, "%31s %63s %u", word, name, &number);
+
+	if (words < 1 || word[0] == '#')
+		return 0;
+	if (!strcmp(word, "two_node") && words == 1) {
+		plan->config.two_node = true;
+		return 0;
+	}
+	if (!strcmp(word, "eager") && words == 1) {
+		plan->config.postcopy = false;
+		return 0;
+	}
+	if (!strcmp(word, "vm") && words == 3 && plan->vm_count < ARRAY_SIZE(plan->vms)) {
+		strcpy(plan->vms[plan->vm_count].name, name);
+		plan->vms[plan->vm_count++].memory_mib = number;
+		return 0;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		if (!strcmp(word, numbers[i].name) && sscanf(line, "%*s %u", numbers[i].value) == 1)
+			return 0;
+	return err_set(err, ERR_INVALID, "'%s' is not understood", word);
+}
+
+static int plan_read(const char *dir, struct plan *plan, struct err *err)
+{
+	char line[256];
+	int number = 0;
+
+	CLEANUP_FILE FILE *file = open_in(dir, "cluster", "re", err);
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file)) {
+		number++;
+		if (plan_line(plan, line, err) < 0)
+			return err_prefix(err, "%s/cluster:%d", dir, number);
+	}
+	if (plan->config.node_count < 1 || plan->config.node_count > NODES_MAX)
+		return err_set(err, ERR_INVALID, "%s/cluster: nodes: 1 to %d", dir, NODES_MAX);
+	return 0;
+}
+
+static int compare(const struct scenario *scenario, struct err *err)
+{
+	char expected[1200];
+	const char *at = scenario->trace;
+	int number = 0;
+
+	CLEANUP_FILE FILE *file = open_in(scenario->dir, "expected", "re", err);
+	if (!file)
+		return -1;
+	while (fgets(expected, sizeof(expected), file)) {
+		size_t size = strcspn(at, "\n") + (*at ? 1 : 0);
+		number++;
+		if (strlen(expected) != size || memcmp(expected, at, size) != 0)
+			return err_set(err, ERR_INVALID, "%s/expected:%d: '%.*s', but it came to '%.*s'", scenario->dir,
+				number, (int)strcspn(expected, "\n"), expected, size ? (int)size - 1 : 0, at);
+		at += size;
+	}
+	if (*at)
+		return err_set(err, ERR_INVALID, "%s/expected:%d: ends, but there came '%.*s'", scenario->dir, number,
+			(int)strcspn(at, "\n"), at);
+	return 0;
+}
+
+static int write_expected(const struct scenario *scenario, struct err *err)
+{
+	CLEANUP_FILE FILE *file = open_in(scenario->dir, "expected", "we", err);
+
+	if (!file)
+		return -1;
+	fwrite(scenario->trace, 1, scenario->trace_size, file);
+	if (fflush(file))
+		return err_errno(err, errno, "%s/expected", scenario->dir);
+	return 0;
+}
+
+static int play(struct scenario *scenario, const struct plan *plan, struct err *err)
+{
+	struct sim *sim = scenario->sim = sim_new(&plan->config);
+
+	for (uint32_t i = 0; i < plan->vm_count; i++)
+		sim_define_vm(sim, plan->vms[i].name, plan->vms[i].memory_mib);
+	for (uint32_t id = 1; id <= plan->config.node_count; id++)
+		sim_power_on(sim, id);
+	sim_run_ms(sim, 3000);
+	/* How a cluster comes up is in the trace of one scenario; the others begin when it is up. */
+	if (!strstr(scenario->dir, "cluster-comes-up"))
+		scenario->trace_size = 0;
+
+	CLEANUP_FILE FILE *script = open_in(scenario->dir, "script", "re", err);
+	if (!script)
+		return -1;
+	if (script_run(scenario, script, err) < 0)
+		return err_prefix(err, "%s/script", scenario->dir);
+	scenario->ended = true;
+	sim_settle(sim, SCENARIO_SETTLE_MS);
+	if (sim->violation[0])
+		return err_set(err, ERR_INVALID, "%s: [%6" PRIu64 "] %s", scenario->dir, sim->violation_us / 1000,
+			sim->violation);
+	return 0;
+}
+
+int scenario_run(const char *dir, bool update, bool print, struct err *err)
+{
+	struct scenario scenario = {.dir = dir, .print = print};
+	struct plan plan = {.config = {.exact = true, .step_ms = 100, .net_delay_us = 1000, .disk_us = 2000,
+				    .memory_mib = 8192, .postcopy = true, .lost_max_ms = 300, .snapshot_every = 1000,
+				    .trace = keep_line, .trace_ctx = &scenario}};
+
+	CLEANUP_FILE FILE *readme = open_in(dir, "README", "re", err);
+	if (!readme || plan_read(dir, &plan, err) < 0)
+		return -1;
+	int result = play(&scenario, &plan, err);
+	if (!result)
+		result = update ? write_expected(&scenario, err) : compare(&scenario, err);
+	sim_free(scenario.sim);
+	free(scenario.trace);
+	return result;
+}

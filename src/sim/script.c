@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The words of a scenario's script. Each line waits for its time or its condition, then does one thing:
+ *
+ *	at MS COMMAND				at this time of the run
+ *	when VM=STATE[/PHASE] COMMAND		as soon as any node has committed that
+ *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting, running,
+ *						copying, stopped, sealed, preparing, standby, loading, loaded, absent)
+ *	expect …				now; see expects below
+ *	end MS					the trace ends here
+ * COMMAND is a row of the table below. */
+#include "sim/scenario.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/node.h"
+
+enum { WORDS_MAX = 12, WAIT_MS = 300 * 1000 };
+
+struct words {
+	struct scenario *scenario;
+	int count;
+	char *at[WORDS_MAX];
+	struct err *err;
+};
+
+static uint32_t node_of(const struct words *words, const char *word)
+{
+	uint32_t id = 0;
+
+	if (word && sscanf(word, "n%u", &id) == 1 && id >= 1 && id <= words->scenario->sim->config.node_count)
+		return id;
+	err_set(words->err, ERR_INVALID, "'%s' is not a node", word ? word : "");
+	return 0;
+}
+
+static struct vm_def *vm_of(const struct words *words, const char *word)
+{
+	struct sim *sim = words->scenario->sim;
+
+	for (uint32_t i = 0; word && i < sim->vm_count; i++)
+		if (!strcmp(sim->vms[i].def.name, word))
+			return &sim->vms[i].def;
+	err_set(words->err, ERR_INVALID, "'%s' is not a VM of the cluster file", word ? word : "");
+	return NULL;
+}
+
+static bool has_word(const struct words *words, const char *word)
+{
+	for (int i = 0; i < words->count; i++)
+		if (!strcmp(words->at[i], word))
+			return true;
+	return false;
+}
+
+/* "via n3" among the words: n3. Absent: the default. */
+static uint32_t node_after(const struct words *words, const char *word, uint32_t absent)
+{
+	for (int i = 0; i + 1 < words->count; i++)
+		if (!strcmp(words->at[i], word))
+			return node_of(words, words->at[i + 1]);
+	return absent;
+}
+
+static void on_reply(void *ctx, const struct engine_reply *reply)
+{
+	struct scenario *scenario = ctx;
+
+	scenario->reply = *reply;
+	scenario->replied = true;
+}
+
+/* vm VERB NAME [to nX] [via nY] [force] [dry-run] [memory MIB] */
+static int do_vm(const struct words *words)
+{
+	static const struct {
+		const char *verb;
+		enum event_kind kind;
+	} verbs[] = {
+		{"create", EVENT_VM_CREATE}, {"edit", EVENT_VM_EDIT}, {"delete", EVENT_VM_DELETE},
+		{"start", EVENT_VM_START}, {"shutdown", EVENT_VM_SHUTDOWN}, {"stop", EVENT_VM_STOP},
+		{"save", EVENT_VM_SAVE}, {"move", EVENT_VM_MOVE}, {"cancel", EVENT_VM_CANCEL},
+	};
+	struct vm_def *def = words->count >= 3 ? vm_of(words, words->at[2]) : NULL;
+	struct event event = {.force = has_word(words, "force"), .dry_run = has_word(words, "dry-run")};
+
+	if (!def)
+		return err_set(words->err, ERR_INVALID, "vm VERB NAME: which VM?");
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(words->at[1], verbs[i].verb) != 0)
+			continue;
+		event.kind = verbs[i].kind;
+		event.target = node_after(words, "to", 0);
+		strcpy(event.by, "root");
+		strcpy(event.vm, def->uuid);
+		for (int w = 3; w + 1 < words->count; w++)
+			if (!strcmp(words->at[w], "memory"))
+				def->memory_mib = (uint32_t)strtoul(words->at[w + 1], NULL, 10);
+		if (event.kind == EVENT_VM_CREATE || event.kind == EVENT_VM_EDIT)
+			event.def = *def;
+		words->scenario->replied = false;
+		if (!sim_request(words->scenario->sim, node_after(words, "via", 1), &event, on_reply, words->scenario))
+			return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
+		return 0;
+	}
+	return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
+}
+
+/* What is done to a node: NAME nX [NUMBER]. */
+static void do_power_off(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_power_off(sim, node);
+}
+
+static void do_power_on(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_power_on(sim, node);
+}
+
+static void do_kill(struct sim *sim, uint32_t node, uint64_t number)
+{
+	sim->nodes[node].kept_down = !number;
+	sim_daemon_kill(sim, node, number);
+}
+
+static void do_start(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim->nodes[node].kept_down = false;
+	sim_daemon_start(sim, node);
+}
+
+static void do_stop(struct sim *sim, uint32_t node, uint64_t number)
+{
+	sim_daemon_pause(sim, node, number);
+}
+
+static void do_continue(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_daemon_continue(sim, node);
+}
+
+static void do_corosync_kill(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_corosync_kill(sim, node, false);
+}
+
+static void do_corosync_forget(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_corosync_kill(sim, node, true);
+}
+
+static void do_corosync_start(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_corosync_start(sim, node);
+}
+
+static void do_side(struct sim *sim, uint32_t node, uint64_t number)
+{
+	sim_trace(sim, "# n%u is in part %" PRIu64 " of the network", node, number);
+	net_set_side(sim->net, node, (uint32_t)number);
+}
+
+static void do_busy(struct sim *sim, uint32_t node, uint64_t number)
+{
+	sim_trace(sim, "# n%u's group queue is full for %" PRIu64 " ms", node, number);
+	net_busy(sim->net, node, number * 1000);
+}
+
+static void do_disk_hang(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's disk does not answer", node);
+	disk_hang(sim->nodes[node].disk, true);
+}
+
+static void do_disk_fail(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's disk fails", node);
+	disk_fail_writes(sim->nodes[node].disk, true);
+}
+
+static void do_disk_ok(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's disk works again", node);
+	disk_fail_writes(sim->nodes[node].disk, false);
+	disk_hang(sim->nodes[node].disk, false);
+}
+
+static void do_disk_damage(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# a bit flips in n%u's store", node);
+	disk_damage(sim->nodes[node].disk);
+}
+
+static void do_disk_lie(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's disk lies about what is durable", node);
+	disk_lie(sim->nodes[node].disk, true);
+}
+
+static void do_wipe(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	if (!sim_wipe_store(sim, node))
+		sim_trace(sim, "# n%u's store is not wiped: the others have no quorum without it", node);
+}
+
+static void do_hold(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's machine holds", node);
+	machine_hold(sim->nodes[node].machine, true);
+}
+
+static void do_release(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_trace(sim, "# n%u's machine goes on", node);
+	machine_hold(sim->nodes[node].machine, false);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(struct sim *sim, uint32_t node, uint64_t number);
+} node_commands[] = {
+	{"power-off", do_power_off},
+	{"power-on", do_power_on},
+	{"kill", do_kill}, /* the daemon; the number: ms until it is started again, else it stays down */
+	{"start", do_start},
+	{"stop", do_stop}, /* SIGSTOP; the number: ms until it goes on */
+	{"continue", do_continue},
+	{"corosync-kill", do_corosync_kill},
+	{"corosync-forget", do_corosync_forget},
+	{"corosync-start", do_corosync_start},
+	{"side", do_side}, /* of the network: nodes of one number reach each other */
+	{"busy", do_busy},
+	{"disk-hang", do_disk_hang},
+	{"disk-fail", do_disk_fail},
+	{"disk-ok", do_disk_ok},
+	{"disk-damage", do_disk_damage},
+	{"disk-lie", do_disk_lie},
+	{"wipe", do_wipe},
+	{"hold", do_hold}, /* steps of its VMs do not end */
+	{"release", do_release},
+};
+
+static const char *const hv_words[] = {
+	[HV_ABSENT] = "absent", [HV_STARTING] = "starting", [HV_RUNNING] = "running", [HV_COPYING] = "copying",
+	[HV_SEALED] = "sealed", [HV_PREPARING] = "preparing", [HV_STANDBY] = "standby", [HV_LOADING] = "loading",
+	[HV_LOADED] = "loaded", [HV_STOPPING] = "stopping",
+};
+
+/* fail nX STEP: the next step of this kind there. */
+static int do_fail(const struct words *words)
+{
+	uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+
+	for (size_t i = 0; node && words->count > 2 && i < ARRAY_SIZE(hv_words); i++) {
+		if (strcmp(words->at[2], hv_words[i]) != 0)
+			continue;
+		sim_trace(words->scenario->sim, "# the next step '%s' on n%u fails", hv_words[i], node);
+		machine_fail_next(words->scenario->sim->nodes[node].machine, (enum hv_state)i);
+		return 0;
+	}
+	return err_set(words->err, ERR_INVALID, "fail nX STEP: starting, preparing, copying, sealed or loading");
+}
+
+/* qemu-kill nX VM, guest-off nX VM */
+static int do_guest(const struct words *words)
+{
+	uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+	const struct vm_def *def = node ? vm_of(words, words->count > 2 ? words->at[2] : NULL) : NULL;
+	struct sim *sim = words->scenario->sim;
+
+	if (!def)
+		return -1;
+	sim_trace(sim, "# %s n%u %s", words->at[0], node, def->name);
+	bool done = !strcmp(words->at[0], "qemu-kill") ? machine_kill_qemu(sim->nodes[node].machine, def->uuid)
+							: machine_guest_poweroff(sim->nodes[node].machine, def->uuid);
+	return done ? 0 : err_set(words->err, ERR_INVALID, "no such copy of %s on n%u", def->name, node);
+}
+
+/* rot VM: its newest complete state; lose VM: the same is deleted by somebody. */
+static int do_state(const struct words *words)
+{
+	const struct vm_def *def = vm_of(words, words->count > 1 ? words->at[1] : NULL);
+	struct sim *sim = words->scenario->sim;
+
+	for (const struct world_state *state = world_states(sim->world); def && state; state = state->next) {
+		if (!state->complete || strcmp(state->guest->vm, def->uuid) != 0)
+			continue;
+		sim_trace(sim, "# the state %" PRIu64 " of %s rots", state->task, def->name);
+		world_state(sim->world, def->uuid, state->task)->corrupt = true;
+		return 0;
+	}
+	return err_set(words->err, ERR_INVALID, "no complete state");
+}
+
+/* hostile HOW nX, HOW: foreign, short, noise, repeat [BACK] */
+static int do_hostile(const struct words *words)
+{
+	static uint8_t bytes[GROUP_MESSAGE_MAX];
+	struct sim *sim = words->scenario->sim;
+	const uint8_t *recent;
+	size_t size;
+	uint32_t back = words->count > 3 ? (uint32_t)strtoul(words->at[3], NULL, 10) : 0;
+	uint32_t node = words->count > 2 ? node_of(words, words->at[2]) : 0;
+	uint32_t from = net_recent(sim->net, back, &recent, &size);
+
+	if (!node || !from)
+		return err_set(words->err, ERR_INVALID, "hostile HOW nX [BACK]");
+	memcpy(bytes, recent, size);
+	if (!strcmp(words->at[1], "foreign")) {
+		uint8_t *uuid = memmem(bytes, size, SIM_CLUSTER_UUID, UUID_BYTES - 1);
+		if (uuid)
+			uuid[UUID_BYTES - 2] ^= 1;
+	} else if (!strcmp(words->at[1], "short")) {
+		size /= 2;
+	} else if (!strcmp(words->at[1], "long")) {
+		memset(bytes + size, 'x', 1000);
+		size += 1000;
+	} else if (!strcmp(words->at[1], "noise")) {
+		for (size_t i = 0; i < size; i++)
+			bytes[i] = (uint8_t)(i * 131 + 7);
+	} else if (strcmp(words->at[1], "repeat") != 0) {
+		return err_set(words->err, ERR_INVALID, "hostile foreign, short, long, noise or repeat");
+	}
+	sim_trace(sim, "# a hostile message (%s) from n%u", words->at[1], node);
+	net_inject(sim->net, node, bytes, size);
+	return 0;
+}
+
+static int run_command(const struct words *words)
+{
+	if (!words->count)
+		return err_set(words->err, ERR_INVALID, "no command");
+	if (!strcmp(words->at[0], "vm"))
+		return do_vm(words);
+	if (!strcmp(words->at[0], "fail"))
+		return do_fail(words);
+	if (!strcmp(words->at[0], "qemu-kill") || !strcmp(words->at[0], "guest-off"))
+		return do_guest(words);
+	if (!strcmp(words->at[0], "rot"))
+		return do_state(words);
+	if (!strcmp(words->at[0], "hostile"))
+		return do_hostile(words);
+	for (size_t i = 0; i < ARRAY_SIZE(node_commands); i++) {
+		if (strcmp(words->at[0], node_commands[i].name) != 0)
+			continue;
+		uint64_t number = words->count > 2 ? strtoull(words->at[2], NULL, 10) : 0;
+		uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+		if (!node)
+			return -1;
+		node_commands[i].run(words->scenario->sim, node, number);
+		return 0;
+	}
+	return err_set(words->err, ERR_INVALID, "no command '%s'", words->at[0]);
+}
+
+/* Expectations. */
+
+static const struct vm *committed(const struct scenario *scenario, const char *name)
+{
+	const struct cluster *cluster = sim_newest(scenario->sim);
+
+	return cluster ? cluster_vm_find(cluster, name) : NULL;
+}
+
+/* expect vm NAME STATE [nX] */
+static int expect_vm(const struct words *words)
+{
+	const struct vm *vm = words->count > 3 ? committed(words->scenario, words->at[2]) : NULL;
+
+	if (words->count > 3 && !vm && !strcmp(words->at[3], "gone"))
+		return 0;
+	if (!vm)
+		return err_set(words->err, ERR_INVALID, "no such VM");
+	if (strcmp(vm_state_name((int)vm->state), words->at[3]) != 0)
+		return err_set(words->err, ERR_INVALID, "%s is %s: %s", vm->def.name, vm_state_name((int)vm->state),
+			vm->reason);
+	if (words->count > 4 && vm->owner != node_of(words, words->at[4]))
+		return err_set(words->err, ERR_INVALID, "%s is on n%u", vm->def.name, vm->owner);
+	return 0;
+}
+
+/* expect guest NAME none | expect guest NAME nX BOOT: the one copy that executes, and how often it was booted so far. */
+static int expect_guest(const struct words *words)
+{
+	const struct vm_def *def = words->count > 3 ? vm_of(words, words->at[2]) : NULL;
+	const struct world_copy *found = NULL;
+
+	if (!def)
+		return err_set(words->err, ERR_INVALID, "expect guest NAME none, or nX BOOT");
+	for (const struct world_copy *copy = world_copies(words->scenario->sim->world); copy; copy = copy->next)
+		if (copy->executes && !strcmp(copy->guest->vm, def->uuid))
+			found = copy;
+	if (!strcmp(words->at[3], "none"))
+		return found ? err_set(words->err, ERR_INVALID, "%s executes on n%u", def->name, found->node) : 0;
+	uint64_t boot = words->count > 4 ? strtoull(words->at[4], NULL, 10) : 0;
+	if (!found || found->node != node_of(words, words->at[3]) || (boot && found->boot != boot))
+		return err_set(words->err, ERR_INVALID, "%s executes on n%u, boot %" PRIu64, def->name,
+			found ? found->node : 0, found ? found->boot : 0);
+	return 0;
+}
+
+/* expect reply CODE: of the last request */
+static int expect_reply(const struct words *words)
+{
+	const struct scenario *scenario = words->scenario;
+
+	if (!scenario->replied)
+		return err_set(words->err, ERR_INVALID, "there was no reply yet");
+	if (words->count < 3 || strcmp(err_info(scenario->reply.code)->name, words->at[2]) != 0)
+		return err_set(words->err, ERR_INVALID, "the reply was %s: %s", err_info(scenario->reply.code)->name,
+			scenario->reply.text);
+	return 0;
+}
+
+/* expect synced [nX…]: exactly these nodes act */
+static int expect_synced(const struct words *words)
+{
+	uint64_t expected = 0, is = sim_synced(words->scenario->sim, 1);
+
+	for (int i = 2; i < words->count; i++)
+		expected |= node_bit(node_of(words, words->at[i]));
+	if (is != expected)
+		return err_set(words->err, ERR_INVALID, "synced are %" PRIx64 " (bits)", is);
+	return 0;
+}
+
+/* expect states NAME COUNT: on the storage */
+static int expect_states(const struct words *words)
+{
+	const struct vm_def *def = words->count > 3 ? vm_of(words, words->at[2]) : NULL;
+	uint64_t count = 0;
+
+	if (!def)
+		return err_set(words->err, ERR_INVALID, "expect states NAME COUNT");
+	for (const struct world_state *state = world_states(words->scenario->sim->world); state; state = state->next)
+		count += !strcmp(state->guest->vm, def->uuid);
+	if (count != strtoull(words->at[3], NULL, 10))
+		return err_set(words->err, ERR_INVALID, "%" PRIu64 " states of %s are on the storage", count, def->name);
+	return 0;
+}
+
+/* expect task NAME KIND STATE: the newest task of the VM */
+static int expect_task(const struct words *words)
+{
+	const struct cluster *cluster = sim_newest(words->scenario->sim);
+	const struct task *newest = NULL;
+
+	for (uint32_t i = 0; cluster && words->count > 4 && i < cluster->task_count; i++)
+		if (!strcmp(cluster->tasks[i].vm, words->at[2]) && (!newest || cluster->tasks[i].id > newest->id))
+			newest = &cluster->tasks[i];
+	if (!newest || strcmp(task_kind_name((int)newest->kind), words->at[3]) != 0 ||
+		strcmp(task_state_name((int)newest->state), words->at[4]) != 0)
+		return err_set(words->err, ERR_INVALID, "the newest task is %s, %s: %s",
+			newest ? task_kind_name((int)newest->kind) : "none",
+			newest ? task_state_name((int)newest->state) : "", newest ? newest->text : "");
+	return 0;
+}
+
+/* expect reason NAME WORD…: all of these words are in the VM's reason */
+static int expect_reason(const struct words *words)
+{
+	const struct vm *vm = words->count > 3 ? committed(words->scenario, words->at[2]) : NULL;
+
+	if (!vm)
+		return err_set(words->err, ERR_INVALID, "expect reason NAME WORD…");
+	for (int i = 3; i < words->count; i++)
+		if (!strstr(vm->reason, words->at[i]))
+			return err_set(words->err, ERR_INVALID, "the reason is: %s", vm->reason);
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	int (*check)(const struct words *words);
+} expects[] = {
+	{"vm", expect_vm},
+	{"guest", expect_guest},
+	{"reply", expect_reply},
+	{"synced", expect_synced},
+	{"states", expect_states},
+	{"task", expect_task},
+	{"reason", expect_reason},
+};
+
+static int run_expect(const struct words *words)
+{
+	for (size_t i = 0; words->count > 1 && i < ARRAY_SIZE(expects); i++)
+		if (!strcmp(words->at[1], expects[i].name))
+			return expects[i].check(words);
+	return err_set(words->err, ERR_INVALID, "expect vm, guest, reply, synced, states, task or reason");
+}
+
+/* Conditions. */
+
+static bool holds(const struct scenario *scenario, const char *condition, bool *understood)
+{
+	char name[NAME_BYTES], state[32], phase[32] = "";
+	uint32_t node;
+
+	*understood = true;
+	if (sscanf(condition, "%63[^@=]@n%u=%31s", name, &node, state) == 3 && node >= 1 &&
+		node <= scenario->sim->config.node_count) {
+		const struct sim *sim = scenario->sim;
+		for (uint32_t i = 0; i < sim->vm_count; i++) {
+			if (strcmp(sim->vms[i].def.name, name) != 0)
+				continue;
+			enum hv_state is = machine_state(sim->nodes[node].machine, sim->vms[i].def.uuid);
+			if (!strcmp(state, "stopped"))
+				return is == HV_COPYING && !machine_executes(sim->nodes[node].machine, sim->vms[i].def.uuid);
+			return !strcmp(hv_words[is], state);
+		}
+	} else if (sscanf(condition, "%63[^@=]=%31[^/]/%31s", name, state, phase) >= 2) {
+		const struct vm *vm = committed(scenario, name);
+		return vm && !strcmp(vm_state_name((int)vm->state), state) &&
+		       (!phase[0] || !strcmp(move_phase_name((int)vm->phase), phase));
+	}
+	*understood = false;
+	return false;
+}
+
+static int wait_for(const struct words *words)
+{
+	struct scenario *scenario = words->scenario;
+	uint64_t end_ms = sim_now_ms(scenario->sim) + WAIT_MS;
+	bool understood;
+
+	while (!holds(scenario, words->at[1], &understood)) {
+		if (!understood)
+			return err_set(words->err, ERR_INVALID, "condition '%s' is not understood", words->at[1]);
+		if (scenario->sim->violation[0] || sim_now_ms(scenario->sim) >= end_ms || !sim_step(scenario->sim))
+			return err_set(words->err, ERR_TIMEOUT, "'%s' never came", words->at[1]);
+	}
+	return 0;
+}
+
+static int run_line(struct words *words, bool *ended)
+{
+	struct sim *sim = words->scenario->sim;
+	struct words rest = {.scenario = words->scenario, .count = words->count - 2, .err = words->err};
+
+	for (int i = 0; i < rest.count; i++)
+		rest.at[i] = words->at[i + 2];
+	if (!strcmp(words->at[0], "expect"))
+		return run_expect(words);
+	if (words->count < 2)
+		return err_set(words->err, ERR_INVALID, "at, when, expect or end");
+	if (!strcmp(words->at[0], "when")) {
+		if (wait_for(words) < 0)
+			return -1;
+		return run_command(&rest);
+	}
+	uint64_t at_ms = strtoull(words->at[1], NULL, 10);
+	if (at_ms < sim_now_ms(sim))
+		return err_set(words->err, ERR_INVALID, "%s ms has passed: it is %" PRIu64, words->at[1], sim_now_ms(sim));
+	sim_run_until_ms(sim, at_ms);
+	if (!strcmp(words->at[0], "end")) {
+		*ended = true;
+		return 0;
+	}
+	return strcmp(words->at[0], "at") == 0 ? run_command(&rest)
+					       : err_set(words->err, ERR_INVALID, "'%s': at, when, expect or end", words->at[0]);
+}
+
+int script_run(struct scenario *scenario, FILE *script, struct err *err)
+{
+	char line[512];
+	bool ended = false;
+
+	for (int number = 1; !ended && fgets(line, sizeof(line), script); number++) {
+		struct words words = {.scenario = scenario, .err = err};
+		char *save = NULL;
+		for (char *w = strtok_r(line, " \t\n", &save); w && words.count < WORDS_MAX && w[0] != '#';
+			w = strtok_r(NULL, " \t\n", &save))
+			words.at[words.count++] = w;
+		if (!words.count)
+			continue;
+		if (run_line(&words, &ended) < 0)
+			return err_prefix(err, "%d", number);
+		if (scenario->sim->violation[0])
+			return err_set(err, ERR_INVALID, "%d: %s", number, scenario->sim->violation);
+	}
+	return ended ? 0 : err_set(err, ERR_INVALID, "has no 'end MS'");
+}
