@@ -2,20 +2,25 @@
  * port/group.h on corosync: libcpg for membership and order, libquorum and libvotequorum for quorum, libcmap for who we
  * are and whether the wire is encrypted.
  *
- * Views. corosync tells a change of the ring twice, over two sockets: to the process group (CPG's totem callback, then
- * its membership callbacks, in order with the messages) and to the quorum service. A view is told only when both name
- * the same ring and every member of the process group is in it (design §4; dlm_controld does so). While CPG is ahead,
- * its socket is not read: what it would deliver belongs to a view that is not known yet. While the quorum service is
- * ahead, CPG is read on: what it delivers still belongs to the view before. A daemon that joins or leaves without a
- * change of the ring makes a new view with the same ring_seq.
+ * corosync's calls wait for its daemon without a limit, so they are made by a thread of their own; a corosync that
+ * hangs is then a lost group and not a hung watarid (faults.md B16). When a view is told is decided in views.h.
  *
- * Promises: never blocks on a full queue; a corosync that dies is told as a view without quorum and `down`, and the
- * connection is tried again every second.
- * Must never: start without encryption; use cpg_zcb_* (removed upstream). */
+ * Promises: those of port/group.h. A view is quorate only if corosync is and the members themselves have the votes for
+ * it: nodes on which corosync runs and watarid does not cannot hold a history. A corosync that dies, hangs, or takes no
+ * messages for too long is told as a view without quorum and `down`, and is tried again until it is back.
+ * Must never: start without encryption; use cpg_zcb_* (removed upstream); call corosync on the loop's thread, but in
+ * corosync_new. */
 #pragma once
 
 #include "port/group.h"
 #include "port/loop.h"
+
+enum {
+	COROSYNC_STUCK_MS = 5000,      /* a call that takes longer: corosync hangs */
+	COROSYNC_TRY_AGAIN_MS = 10000, /* a message that is not taken for longer: as if corosync were gone */
+	COROSYNC_QUEUE_MAX = 4096,     /* messages that wait to be sent */
+	COROSYNC_QUEUE_BYTES = 16 << 20,
+};
 
 struct corosync_config {
 	char cluster_uuid[UUID_BYTES]; /* names the process group, beside "watari:" */
@@ -25,5 +30,16 @@ struct corosync_config {
  * group_join is called. */
 struct group *corosync_new(const struct corosync_config *config, struct loop *loop,
 	const struct group_callbacks *callbacks, struct err *err);
-/* Takes NULL. */
+/* Leaves the group. Takes NULL. */
 void corosync_free(struct group *group);
+
+/* For the daemon's log and metrics. */
+struct corosync_counters {
+	uint64_t sent;
+	uint64_t delivered;
+	uint64_t dropped;   /* from nodes that are not in the view, between views, or malformed */
+	uint64_t try_again; /* corosync's flow control */
+	uint64_t views;
+	uint64_t downs;
+};
+void corosync_get_counters(struct group *group, struct corosync_counters *counters);

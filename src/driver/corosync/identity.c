@@ -2,6 +2,7 @@
 #include "driver/corosync/identity.h"
 
 #include <corosync/cmap.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* Empty where the key is absent. */
@@ -15,22 +16,28 @@ static void get_text(cmap_handle_t cmap, const char *key, char *text, size_t siz
 	free(value);
 }
 
+/* As totemconfig.c puts it together: secauth stands for aes256 and sha256, what is said in particular wins. */
 static int check_encryption(cmap_handle_t cmap, struct err *err)
 {
-	char cipher[32], hash[32], secauth[32];
+	char cipher[32], hash[32], secauth[32], transport[32];
 
+	get_text(cmap, "totem.transport", transport, sizeof(transport));
 	get_text(cmap, "totem.crypto_cipher", cipher, sizeof(cipher));
 	get_text(cmap, "totem.crypto_hash", hash, sizeof(hash));
 	get_text(cmap, "totem.secauth", secauth, sizeof(secauth));
-	/* secauth: on stands for aes256 and sha256 (corosync.conf(5)). */
-	if (!strcmp(secauth, "on") && !cipher[0] && !hash[0])
-		return 0;
-	if (!cipher[0] || !strcmp(cipher, "none"))
+	if (transport[0] && strcmp(transport, "knet") != 0)
 		return err_set(err, ERR_INVALID,
-			"corosync.conf: the network between the nodes is not encrypted: set totem.crypto_cipher to aes256");
-	if (!hash[0] || !strcmp(hash, "none"))
+			"corosync.conf: transport %s is not encrypted: in section totem, set `transport: knet`",
+			transport);
+	bool all = !strcmp(secauth, "on");
+	if (cipher[0] ? !strcmp(cipher, "none") : !all)
 		return err_set(err, ERR_INVALID,
-			"corosync.conf: the network between the nodes is not authenticated: set totem.crypto_hash to sha256");
+			"corosync.conf: the network between the nodes is not encrypted: in section totem, set "
+			"`crypto_cipher: aes256` and `crypto_hash: sha256`, and make a key with corosync-keygen(8)");
+	if (hash[0] ? !strcmp(hash, "none") : !all)
+		return err_set(err, ERR_INVALID,
+			"corosync.conf: the network between the nodes is not authenticated: in section totem, set "
+			"`crypto_hash: sha256`");
 	return 0;
 }
 
