@@ -120,7 +120,8 @@ def watari_rows(watari):
     rows.append(row("  away, STOP to RESUME", "stop_resume_ms"))
     for _, phase, what in PHASES:
         rows.append(spread(f"    {what}", lambda move, phase=phase: move["phases_ms"][phase]))
-    rows.append(row("  client's figure less STOP to RESUME", "client_extra_ms"))
+    rows.append(row("  the client's last answer to STOP", "client_before_ms"))
+    rows.append(row("  RESUME to the client's first answer", "client_after_ms"))
     rows.append(row("  everything but the repair, client's figure", "rest_ms"))
     rows.append(row("  everything but the repair, STOP to RESUME", "rest_stop_resume_ms"))
     rows.append(row("  latency under twice normal, after RESUME", "calm_ms"))
@@ -152,7 +153,8 @@ def where_it_goes(watari):
     lines = []
     for key, moves in watari.items():
         parts = {what: statistics.median(move["phases_ms"][phase] for move in moves) for _, phase, what in PHASES}
-        parts["STOP's last and RESUME's first answer at the client"] = median(moves, "client_extra_ms")
+        parts["client's last answer to STOP"] = median(moves, "client_before_ms")
+        parts["RESUME to the client's first answer"] = median(moves, "client_after_ms")
         order = sorted(parts.items(), key=lambda part: -part[1])
         lines.append(f"  {key.upper()[0]} GiB: " + "; ".join(f"{what} {number(ms, 'ms')}" for what, ms in order if ms >= 0.05))
     return lines

@@ -70,7 +70,10 @@ class Watari:
             "blackout_ms": away.blackout_ms,
             "stop_resume_ms": stop_resume_ms,
             "phases_ms": phases,
-            "client_extra_ms": away.blackout_ms - stop_resume_ms,
+            # The last answer before STOP came up to 5 ms earlier; the first one after RESUME takes what the guest
+            # needs to answer: its pages, and under TCG its code translated anew.
+            "client_before_ms": (figures["stopped_us"] * 1000 - away.begin_ns) / 1e6,
+            "client_after_ms": (away.end_ns - figures["resumed_us"] * 1000) / 1e6,
             "repair_ms": phases["repair"],
             "rest_ms": away.blackout_ms - phases["repair"],
             "rest_stop_resume_ms": stop_resume_ms - phases["repair"],
