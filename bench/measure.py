@@ -62,7 +62,7 @@ class Away:
     .blackout_ms is the longest time without an answer. It holds up to one interval in which nobody asked, so it errs on
     the long side. .begin_ns and .end_ns are CLOCK_REALTIME."""
 
-    def __init__(self, lab, calm_s=1.5, tail_s=1.5):
+    def __init__(self, lab, calm_s=1.5, tail_s=2.5):
         self.lab, self.calm_s, self.tail_s = lab, calm_s, tail_s
 
     def __enter__(self):
@@ -93,15 +93,21 @@ class Away:
         gaps = [gap for gap in report["gaps"] if gap["end_ns"] > self.asked_ns]
         if not gaps:
             raise BenchError("the client saw no silence: nothing was measured")
+        self.gaps = gaps
         gap = max(gaps, key=lambda each: each["ms"])
         self.blackout_ms, self.begin_ns, self.end_ns = gap["ms"], gap["begin_ns"], gap["end_ns"]
         self.late_ms = report["max_late_ms"]
         before = [window["p50_ms"] for window in report["windows"]
                   if window["begin_ns"] + WINDOW_NS <= self.asked_ns and window["p50_ms"] is not None]
         self.normal_ms = statistics.median(before) if before else None
-        self.calm_again_ms = self._calm_after(self.end_ns)
+        self.calm_again_ms = self.calm_after(self.end_ns)
 
-    def _calm_after(self, end_ns):
+    def silence_around(self, at_ns):
+        """(begin_ns, end_ns) of the silence in which at_ns lies. On a busy machine it need not be the longest."""
+        around = [gap for gap in self.gaps if gap["begin_ns"] <= at_ns <= gap["end_ns"]]
+        return (around[0]["begin_ns"], around[0]["end_ns"]) if around else (at_ns, at_ns)
+
+    def calm_after(self, end_ns):
         """From end_ns to the first of 3 windows of 100 ms in which every question was answered and the median was under
         twice its normal; None when that did not happen while the client looked."""
         calm = 0

@@ -63,21 +63,23 @@ class Watari:
             raise BenchError(f"the task does not tell its phases ({', '.join(missing) or 'blackout'}): {task}")
         phases = {ours: spans.get(theirs, 0) / 1000 for theirs, ours, _ in PHASES}
         stop_resume_ms = spans["blackout"] / 1000
-        calm_after_resume = None
-        if away.calm_again_ms is not None:
-            calm_after_resume = max(0.0, away.end_ns / 1e6 - figures["resumed_us"] / 1000) + away.calm_again_ms
+        resumed_ns = figures["resumed_us"] * 1000
+        begin_ns, end_ns = away.silence_around((figures["stopped_us"] * 1000 + resumed_ns) // 2)
+        calm_ms = away.calm_after(end_ns)
+        if calm_ms is not None:
+            calm_ms += max(0.0, (end_ns - resumed_ns) / 1e6)
         return {
             "blackout_ms": away.blackout_ms,
             "stop_resume_ms": stop_resume_ms,
             "phases_ms": phases,
             # The last answer before STOP came up to 5 ms earlier; the first one after RESUME takes what the guest
             # needs to answer: its pages, and under TCG its code translated anew.
-            "client_before_ms": (figures["stopped_us"] * 1000 - away.begin_ns) / 1e6,
-            "client_after_ms": (away.end_ns - figures["resumed_us"] * 1000) / 1e6,
+            "client_before_ms": (figures["stopped_us"] * 1000 - begin_ns) / 1e6,
+            "client_after_ms": (end_ns - resumed_ns) / 1e6,
             "repair_ms": phases["repair"],
             "rest_ms": away.blackout_ms - phases["repair"],
             "rest_stop_resume_ms": stop_resume_ms - phases["repair"],
-            "calm_ms": calm_after_resume,
+            "calm_ms": calm_ms,
             "normal_latency_ms": away.normal_ms,
             "move_ms": spans["total"] / 1000,
             "returned_ms": returned_ms,
