@@ -40,7 +40,7 @@ struct save_figures {
 
 struct save {
 	int stream_fd, dir_fd, memory_fd;
-	int cancel_fd; /* readable once cancelled */
+	int cancel_fd; /* readable once cancelled, or once the stream is over: ends every wait */
 	struct control *control;
 	struct save_params params;
 	struct save_figures figures;
@@ -374,7 +374,12 @@ static void *warmer_main(void *arg)
 
 static void warmer_end(struct save *save)
 {
+	uint64_t one = 1;
+
 	save->guest_stopped = true;
+	/* The guest stands still: not even the rest of a pause is waited for. */
+	ssize_t woken = write(save->cancel_fd, &one, sizeof(one));
+	(void)woken;
 	if (save->warming)
 		pthread_join(save->warmer, NULL);
 	save->warming = false;
