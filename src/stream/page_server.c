@@ -325,7 +325,10 @@ static int out_compose(struct page_server *server, struct err *err)
 		return 0;
 	}
 	server->holding = yields_to_guest(server);
-	return !server->left && !server->request_count && !server->urgent_waiting ? finish(server, err) : 0;
+	/* Not before the devices are loaded, however soon all pages are sent: they may still ask for a page of zeros, and
+	 * after the end of the stream nobody could answer (QEMU's page thread in turn waits for the devices then). */
+	bool may_end = server->eager || server->counters.loaded;
+	return may_end && !server->left && !server->request_count && !server->urgent_waiting ? finish(server, err) : 0;
 }
 
 static void out_done(struct page_server *server)
