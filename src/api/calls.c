@@ -33,7 +33,11 @@ const struct api_verb api_verbs[] = {
 		{"was", ARG_OBJECT, false, 0, "the definition that was edited: refused where another edit came in between"},
 		DRY_RUN_ARG,
 	}, call_vm_edit, "change the definition of a VM that is off"},
-	{"vm.delete", true, {VM_ARG, DRY_RUN_ARG}, call_vm_delete, "forget a VM that is off; its disks stay"},
+	{"vm.delete", true, {
+		VM_ARG,
+		{"force", ARG_BOOL, false, 0, "also where a saved state is lost with it"},
+		DRY_RUN_ARG,
+	}, call_vm_delete, "forget a VM that is off or saved; its disks stay"},
 	{"vm.start", true, {
 		VM_ARG,
 		{"node", ARG_TEXT, false, NAME_BYTES - 1, "start there, instead of on the best node"},
@@ -204,12 +208,13 @@ static const char *hint_of(enum err_code code)
 		return "free some space on the storage that is named, then ask again";
 	case ERR_CONSUMED:
 		return "a saved state is resumed once; start the VM without it";
+	case ERR_NEEDS_FORCE:
+		return "start it to keep what would be lost; or ask again with --yes (in the API: force)";
 	case ERR_NONE:
 	case ERR_USAGE:
 	case ERR_INVALID:
 	case ERR_NOT_FOUND:
 	case ERR_EXISTS:
-	case ERR_NEEDS_FORCE:
 	case ERR_CANCELLED:
 	case ERR_IO:
 	case ERR_CORRUPT:

@@ -233,7 +233,12 @@ static void simple_change(struct api_call *call, const json_t *args, enum event_
 
 void call_vm_delete(struct api_call *call, const json_t *args)
 {
-	simple_change(call, args, EVENT_VM_DELETE);
+	struct event *event = simple_event(call, args, EVENT_VM_DELETE);
+
+	if (!event)
+		return;
+	event->force = json_is_true(json_object_get(args, "force"));
+	call_submit(call);
 }
 
 void call_vm_start(struct api_call *call, const json_t *args)

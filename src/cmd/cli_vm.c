@@ -132,6 +132,7 @@ int definition_read(struct cli *cli, const char *path, json_t **definition)
 int run_vm_create(struct cli *cli)
 {
 	CLEANUP_JSON json_t *definition = NULL;
+	CLEANUP_JSON json_t *started = NULL;
 	const char *file = cli_option(cli, "file");
 	char done[256];
 
@@ -153,10 +154,14 @@ int run_vm_create(struct cli *cli)
 	bool start = cli_flag(cli, "start") && !cli_flag(cli, "dry-run");
 	snprintf(done, sizeof(done), start ? "VM %.64s is defined" : "VM %.64s is defined; start it: watari vm start %.64s", name,
 		name);
-	if (cli_change(cli, "vm.create", name, json_pack("{s:O}", "definition", definition), done) < 0)
-		return -1;
+	json_t *args = json_pack("{s:O}", "definition", definition);
 	if (!start)
-		return 0;
+		return cli_change(cli, "vm.create", name, args, done);
+	/* One answer, that of the start: two would be no JSON. */
+	if (cli_call(cli, "vm.create", args, &started) < 0)
+		return -1;
+	if (!cli->json)
+		printf("%s\n", done);
 	cli->verb = cli_find_verb("vm", "start");
 	return cli_change(cli, "vm.start", name, json_pack("{s:s}", "vm", name), "");
 }
@@ -213,7 +218,11 @@ int run_vm_delete(struct cli *cli)
 			return err_set(&cli->err, ERR_CANCELLED, "nothing was deleted");
 	}
 	snprintf(done, sizeof(done), "VM %.64s is deleted", vm);
-	return cli_change(cli, "vm.delete", vm, vm_args(cli), done);
+	json_t *args = vm_args(cli);
+	/* A dry run without it tells that it would be needed. */
+	if (!cli_flag(cli, "dry-run") || cli_flag(cli, "yes"))
+		json_object_set_new(args, "force", json_true());
+	return cli_change(cli, "vm.delete", vm, args, done);
 }
 
 int run_vm_start(struct cli *cli)
