@@ -60,6 +60,7 @@ class Lab:
         self.name = name or f"t{os.getpid()}-{next(_serial)}"
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
         self.run_dir, self.store = RUN_BASE / self.name, STORE_BASE / self.name
+        self.keepers = {}
 
     # --- life ---
 
@@ -126,8 +127,18 @@ class Lab:
 
     def cli(self, node, *args, **how):
         """The node's `watari ARGS -o json`, parsed; None when it prints nothing. Errors are LabError with .status."""
-        out = self.tool("cli", node, "--", *args, "-o", "json", **how).stdout
+        out = self.cli_raw(node, *args, "-o", "json", **how).stdout
         return json.loads(out) if out.strip() else None
+
+    def cli_raw(self, node, *args, timeout=120, check=True, input=None, text=True):
+        """`watari-lab cli NODE -- ARGS` without its shell, which costs more than the call: a CompletedProcess."""
+        argv = [self.build / "lab/keeper", "enter", str(self.keeper(node)), "--", "/run/lab/build/src/cmd/watari",
+                *(arg if isinstance(arg, bytes) else str(arg) for arg in args)]
+        done = subprocess.run(argv, timeout=timeout, input=input, text=text, capture_output=True, check=False,
+                              stdin=None if input is not None else subprocess.DEVNULL)
+        if check and done.returncode:
+            raise LabError(["cli", node, *args], done.returncode, str(done.stdout), str(done.stderr))
+        return done
 
     # --- what it is like ---
 
@@ -149,9 +160,21 @@ class Lab:
     def boot_id(self, node):
         return self.sh(node, "cat /proc/sys/kernel/random/boot_id")
 
+    def keeper(self, machine):
+        """The pid, as this machine sees it, of the machine's first process. It must be on."""
+        want = f"watari-keeper\0{self.run_dir}\0{machine}\0".encode()
+        for pid in [self.keepers.get(machine), *(int(name) for name in os.listdir("/proc") if name.isdigit())]:
+            try:
+                if pid and pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() == want:
+                    self.keepers[machine] = pid
+                    return pid
+            except OSError:
+                pass
+        raise LabError(["keeper", machine], 69, "", f"{machine} is powered off")
+
     def root(self, node):
         """Where this machine sees the node's files; stays right until the node's next power-off."""
-        return pathlib.Path(self.tool("root", node).stdout.strip())
+        return pathlib.Path(f"/proc/{self.keeper(node)}/root")
 
     def logs(self, node, daemon="watarid"):
         return self.tool("logs", node, daemon, check=False).stdout
@@ -184,8 +207,13 @@ class Lab:
 
     def http(self, path="/", to=GUEST_IP, timeout=60):
         """The guest's answer, parsed: / is its state, /checksum reads all its memory again."""
-        return json.loads(self.client(self.build / "lab" / "probe", "http", "--to", to, "--path", path, "--stall-s",
-                                      timeout, timeout=timeout + 20).stdout)
+        argv = [str(self.build / "lab/keeper"), "enter", str(self.keeper("client")), "--",
+                str(self.build / "lab/probe"), "http", "--to", to, "--path", path, "--stall-s", str(timeout)]
+        done = subprocess.run(argv, timeout=timeout + 20, text=True, capture_output=True, stdin=subprocess.DEVNULL,
+                              check=False)
+        if done.returncode:
+            raise LabError(["probe", "http", path], done.returncode, done.stdout, done.stderr)
+        return json.loads(done.stdout)
 
     def wait_guest(self, to=GUEST_IP, timeout=60):
         """The guest's state, once it answers and its memory is filled."""
