@@ -6,11 +6,12 @@
  *   ← {"id":1,"error":{"code":"busy","exit":75,"exit_name":"CRM_EX_TEMPFAIL","message":"…","hint":"…"}}
  *   ← {"id":7,"event":{"kind":"progress",…}}        to whoever made the call "subscribe" with id 7
  *
- * Replies may come in another order than the calls. One table (calls.c) names the calls, their arguments and their help.
- * Promises: every line from outside is hostile until parsed; a client is bounded in line size, outstanding calls,
+ * Replies may come in another order than the calls. One table (calls.c) names the calls, their arguments and their
+ * help. Promises: every line from outside is hostile until parsed; a client is bounded in line size, outstanding calls,
  * output that it does not read, and time; the peer's credentials are asked for at each call; a change is answered only
  * after it is committed.
- * Must never: wait (a slow client, a hung disk), decide (the core does), or hand out one client's answers to another. */
+ * Must never: wait (a slow client, a hung disk), decide (the core does), or hand out one client's answers to another.
+ */
 #pragma once
 
 #include "engine/service.h"
@@ -34,8 +35,8 @@ enum {
 
 struct api_config {
 	const char *socket_path;
-	gid_t group;	      /* its members may call, too; API_GROUP_NONE: root alone, and the socket is 0600 */
-	const char *run_dir;  /* of the hypervisor: a VM's serial socket is found below it */
+	gid_t group;	     /* its members may call, too; API_GROUP_NONE: root alone, and the socket is 0600 */
+	const char *run_dir; /* of the hypervisor: a VM's serial socket is found below it */
 };
 
 struct api;

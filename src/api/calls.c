@@ -195,13 +195,15 @@ static const char *hint_of(enum err_code code)
 {
 	switch (code) {
 	case ERR_NO_QUORUM:
-		return "changes are refused until a majority of the nodes is back; 'watari status' shows who is missing";
+		return "changes are refused until a majority of the nodes is back; 'watari status' shows who is "
+		       "missing";
 	case ERR_BUSY:
 		return "'watari task list' shows what is under way; wait for it, or stop it with 'watari vm cancel'";
 	case ERR_TIMEOUT:
 		return "the outcome is not known: 'watari task list' and 'watari log' show whether it was done";
 	case ERR_UNFIT:
-		return "'watari node list' and 'watari vm show' have the facts; --dry-run asks without changing anything";
+		return "'watari node list' and 'watari vm show' have the facts; --dry-run asks without changing "
+		       "anything";
 	case ERR_DENIED:
 		return "run as root, or have an administrator add you to the group in watarid.conf, [api] group=";
 	case ERR_NO_SPACE:
@@ -333,7 +335,8 @@ static void submit_reply(void *ctx, const struct engine_reply *reply)
 	struct err err;
 
 	log_info("api: %s asked for %s%s: %s%s%s", call->client->name, call->verb->name,
-		call->try_only ? " (dry run)" : "", err_info(reply->code)->name, reply->text[0] ? ": " : "", reply->text);
+		call->try_only ? " (dry run)" : "", err_info(reply->code)->name, reply->text[0] ? ": " : "",
+		reply->text);
 	if (reply->code) {
 		err_set(&err, reply->code, "%s", reply->text);
 		call_fail(call, &err);

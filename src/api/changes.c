@@ -20,7 +20,8 @@ const struct vm *call_vm(struct api_call *call, const json_t *args)
 		err_set(&err, ERR_NOT_FOUND, "no VM '%s'", name);
 	else
 		err_set(&err, ERR_INVALID,
-			"'%s' is no VM's name: 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-', the first a letter or digit", name);
+			"'%s' is no VM's name: 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-', the first a letter or digit",
+			name);
 	call_fail_hint(call, &err, "'watari vm list' shows all VMs");
 	return NULL;
 }
@@ -72,8 +73,8 @@ static void uuid_make(char uuid[UUID_BYTES])
 	random_bytes(b, sizeof(b));
 	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
 	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-	snprintf(uuid, UUID_BYTES, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
-		b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	snprintf(uuid, UUID_BYTES, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+		b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
 }
 
 static bool mac_used(const struct cluster *cluster, const struct vm_def *own, const char *mac)
@@ -121,7 +122,8 @@ static void disks_checked(void *ctx, const struct err *err)
 	call->timer = NULL;
 	if (err->code)
 		call_fail_hint(call, err,
-			"a VM's files lie on storage that every node mounts at the same path: create or mount it first");
+			"a VM's files lie on storage that every node mounts at the same path: create or mount it "
+			"first");
 	else
 		call_submit(call);
 }
@@ -132,7 +134,8 @@ static void disks_hang(void *ctx)
 	struct err err;
 
 	call->timer = NULL;
-	err_set(&err, ERR_TIMEOUT, "the storage of this VM's files did not answer within %d s", API_DISK_CHECK_MS / 1000);
+	err_set(&err, ERR_TIMEOUT, "the storage of this VM's files did not answer within %d s",
+		API_DISK_CHECK_MS / 1000);
 	call_fail_hint(call, &err, "nothing was changed; look at the mounts of this node");
 }
 
@@ -202,7 +205,8 @@ void call_vm_edit(struct api_call *call, const json_t *args)
 	if (!event->def.uuid[0])
 		strcpy(event->def.uuid, vm->def.uuid);
 	if (strcmp(event->def.uuid, vm->def.uuid) != 0) {
-		err_set(&err, ERR_INVALID, "uuid '%s': a VM keeps its UUID, which is %s", event->def.uuid, vm->def.uuid);
+		err_set(&err, ERR_INVALID, "uuid '%s': a VM keeps its UUID, which is %s", event->def.uuid,
+			vm->def.uuid);
 		call_fail(call, &err);
 		return;
 	}

@@ -34,10 +34,12 @@ int api_client_open(struct api_client *client, const char *socket_path, struct e
 		if (why == ENOENT || why == ECONNREFUSED) {
 			err_set(err, ERR_UNAVAILABLE, "no watarid answers on %s", socket_path);
 			snprintf(client->hint, sizeof(client->hint),
-				"is it running? 'systemctl status watarid'; in a lab: 'watari-lab status'; another socket: --socket");
+				"is it running? 'systemctl status watarid'; in a lab: 'watari-lab status'; another "
+				"socket: --socket");
 		} else if (why == EACCES || why == EPERM) {
 			snprintf(client->hint, sizeof(client->hint),
-				"run as root, or have an administrator add you to the group in watarid.conf, [api] group=");
+				"run as root, or have an administrator add you to the group in watarid.conf, [api] "
+				"group=");
 		}
 		return -1;
 	}

@@ -23,7 +23,8 @@ struct disk_check {
 	struct err err;
 };
 
-static int file_check(const char *what, const char *path, bool readable_only, const struct vm_disk *disk, struct err *err)
+static int file_check(
+	const char *what, const char *path, bool readable_only, const struct vm_disk *disk, struct err *err)
 {
 	char magic[4] = "";
 	struct stat st;
@@ -125,8 +126,8 @@ static int thread_start(struct disk_check *check, struct err *err)
 	return failed ? err_errno(err, failed, "start a thread") : 0;
 }
 
-struct disk_check *disk_check_start(struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx,
-	struct err *err)
+struct disk_check *disk_check_start(
+	struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx, struct err *err)
 {
 	uint32_t under_way = 0;
 

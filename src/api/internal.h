@@ -38,12 +38,12 @@ struct api_call {
 	struct client *client;
 	const struct api_verb *verb;
 	uint64_t id;
-	struct event *event;	   /* what was, or will be, submitted */
-	bool try_only;		   /* dry run: ask the core's opinion of event, commit nothing */
-	uint64_t wait_task;	   /* task.wait: answered when this task has ended */
-	struct loop_timer *timer;  /* task.wait's limit, or the disk check's */
-	struct disk_check *disks;  /* vm.create, vm.edit: what is being looked at */
-	struct api_call *next;	   /* of the client's outstanding calls */
+	struct event *event;	  /* what was, or will be, submitted */
+	bool try_only;		  /* dry run: ask the core's opinion of event, commit nothing */
+	uint64_t wait_task;	  /* task.wait: answered when this task has ended */
+	struct loop_timer *timer; /* task.wait's limit, or the disk check's */
+	struct disk_check *disks; /* vm.create, vm.edit: what is being looked at */
+	struct api_call *next;	  /* of the client's outstanding calls */
 };
 
 struct subscription {
@@ -149,8 +149,8 @@ void watch_stop(struct api *api);
 
 /* disks.c: looks, on a thread of its own, whether a definition's files are there. */
 typedef void disk_check_fn(void *ctx, const struct err *err); /* err->code ERR_NONE: all is well */
-struct disk_check *disk_check_start(struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx,
-	struct err *err);
+struct disk_check *disk_check_start(
+	struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx, struct err *err);
 /* done is not called any more; the thread ends by itself. Takes NULL. */
 void disk_check_forget(struct disk_check *check);
 /* The API goes away; threads that still hang on a disk end by themselves and tell nobody. */

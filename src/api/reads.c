@@ -38,8 +38,8 @@ void call_api_list(struct api_call *call, const json_t *args)
 		json_t *list = json_array();
 		for (size_t i = 0; i < ARRAY_SIZE(verb->args) && verb->args[i].name; i++) {
 			const struct api_arg *arg = &verb->args[i];
-			json_t *entry = json_pack("{s:s, s:s, s:b, s:s}", "name", arg->name, "type", type_name(arg->type),
-				"required", arg->required, "help", arg->help);
+			json_t *entry = json_pack("{s:s, s:s, s:b, s:s}", "name", arg->name, "type",
+				type_name(arg->type), "required", arg->required, "help", arg->help);
 			if (arg->max)
 				json_object_set_new(entry, "max", json_integer((json_int_t)arg->max));
 			json_array_append_new(list, entry);
@@ -117,7 +117,8 @@ void call_vm_console(struct api_call *call, const json_t *args)
 		return;
 	engine_get_status(call->api->engine, &status);
 	if (!vm->owner) {
-		err_set(&err, ERR_UNFIT, "VM '%s' is %s: it has no console", vm->def.name, vm_state_name((int)vm->state));
+		err_set(&err, ERR_UNFIT, "VM '%s' is %s: it has no console", vm->def.name,
+			vm_state_name((int)vm->state));
 		call_fail_hint(call, &err, "start it first: watari vm start");
 		return;
 	}

@@ -321,8 +321,9 @@ static void accept_one(void *ctx, uint32_t events)
 			(void)STEAL_FD(fd);
 		return;
 	}
-	static const char full[] = "{\"id\":null,\"error\":{\"code\":\"busy\",\"exit\":75,\"exit_name\":\"CRM_EX_TEMPFAIL\","
-				   "\"message\":\"64 clients are connected already\"}}\n";
+	static const char full[] =
+		"{\"id\":null,\"error\":{\"code\":\"busy\",\"exit\":75,\"exit_name\":\"CRM_EX_TEMPFAIL\","
+		"\"message\":\"64 clients are connected already\"}}\n";
 	(void)!send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 	log_warning("api: a client turned away: %d are connected", API_CLIENTS_MAX);
 }
@@ -354,12 +355,14 @@ static int listen_on(struct api *api, struct err *err)
 	memcpy(address.sun_path, api->socket_path, sizeof(api->socket_path));
 	if (remove_stale(&address, err) < 0)
 		return -1;
-	/* The mode that bind(2) gives the file, so that it is never wider open, not even for a moment. */
-	if (fchmod(fd, api->group == API_GROUP_NONE ? 0600 : 0660) < 0)
+	/* The mode that bind(2) gives the file (less the umask), so that it is never wider open, not even for a moment.
+	 */
+	if (fchmod(fd, 0600) < 0)
 		return err_errno(err, errno, "mode of %s", api->socket_path);
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
 		return err_errno(err, errno, "bind %s", api->socket_path);
-	if (api->group != API_GROUP_NONE && chown(api->socket_path, (uid_t)-1, api->group) < 0)
+	if (api->group != API_GROUP_NONE &&
+		(chown(api->socket_path, (uid_t)-1, api->group) < 0 || chmod(api->socket_path, 0660) < 0))
 		return err_errno(err, errno, "group of %s", api->socket_path);
 	if (listen(fd, 16) < 0)
 		return err_errno(err, errno, "listen on %s", api->socket_path);
@@ -379,7 +382,8 @@ struct api *api_new(const struct api_config *config, struct engine *engine, stru
 	api->loop = loop;
 	api->group = config->group;
 	api->fd = -1;
-	if (strlen(config->socket_path) >= sizeof(api->socket_path) || strlen(config->run_dir) >= sizeof(api->run_dir)) {
+	if (strlen(config->socket_path) >= sizeof(api->socket_path) ||
+		strlen(config->run_dir) >= sizeof(api->run_dir)) {
 		err_set(err, ERR_INVALID, "'%s': longer than a socket's path may be", config->socket_path);
 		api_free(api);
 		return NULL;

@@ -128,7 +128,8 @@ static json_t *saved_json(const struct cluster *cluster, const struct saved_stat
 json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
-	const struct engine_progress *progress = vm->task || vm->filling ? engine_progress_of(api->engine, vm->def.uuid) : NULL;
+	const struct engine_progress *progress =
+		vm->task || vm->filling ? engine_progress_of(api->engine, vm->def.uuid) : NULL;
 	json_t *view = json_object();
 
 	set(view, "name", json_string(vm->def.name));

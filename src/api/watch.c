@@ -13,30 +13,44 @@ static void send_event(struct client *client, const char *kind, const char *key,
 {
 	json_t *event = json_pack("{s:s, s:o}", "kind", kind, key, view);
 
-	client_send(client,
-		json_pack("{s:I, s:o}", "id", (json_int_t)client->subscription.id, "event", event));
+	client_send(client, json_pack("{s:I, s:o}", "id", (json_int_t)client->subscription.id, "event", event));
 }
 
-static bool task_ended(const struct task *task)
+static bool is_synced(struct api *api)
 {
-	return task && task->state != TASK_RUNNING;
+	struct engine_status status;
+
+	engine_get_status(api->engine, &status);
+	return status.synced;
 }
 
-/* Answers every call that waits for a task that has ended. The list changes under the loop, so it begins again after
- * each answer. */
-static void answer_waiters(struct client *client)
+/* Answers a call whose task has ended, or is not to be found by a node that knows the current state; a node that was
+ * just started may not know it yet. */
+static bool answer_waiter(struct api_call *call)
 {
-	const struct cluster *cluster = engine_cluster(client->api->engine);
-	struct api_call *call = client->calls;
+	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), call->wait_task);
+	struct err err;
 
-	while (call) {
-		const struct task *task = cluster_task_find(cluster, call->wait_task);
-		if (task_ended(task)) {
-			call_result(call, view_task(client->api, task));
-			call = client->closing ? NULL : client->calls;
-		} else {
-			call = call->next;
-		}
+	if (!call->wait_task || (task && task->state == TASK_RUNNING) || (!task && !is_synced(call->api)))
+		return false;
+	if (task) {
+		call_result(call, view_task(call->api, task));
+		return true;
+	}
+	err_set(&err, ERR_NOT_FOUND, "no task %llu; the newest %d are kept", (unsigned long long)call->wait_task,
+		TASKS_MAX);
+	call_fail_hint(call, &err, "'watari task list' shows the tasks, 'watari log' what was done before");
+	return true;
+}
+
+/* The list changes with each answer, so it begins again after each. */
+static void answer_waiters(struct api *api)
+{
+	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
+		struct client *client = api->clients[i];
+		struct api_call *call = client && !client->closing ? client->calls : NULL;
+		while (call)
+			call = !answer_waiter(call) ? call->next : client->closing ? NULL : client->calls;
 	}
 }
 
@@ -77,9 +91,7 @@ static void on_changed(void *ctx, int vm_index, uint64_t nodes, uint64_t task_id
 				send_event(client, "node", "node", view_node(api, cluster_node(cluster, id)));
 	}
 	send_tasks(api);
-	for (size_t i = 0; i < API_CLIENTS_MAX; i++)
-		if (api->clients[i] && !api->clients[i]->closing)
-			answer_waiters(api->clients[i]);
+	answer_waiters(api);
 }
 
 static void on_progress(void *ctx, const struct engine_progress *progress)
@@ -88,7 +100,8 @@ static void on_progress(void *ctx, const struct engine_progress *progress)
 
 	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
 		struct client *client = api->clients[i];
-		if (client && client->subscription.on && client->subscription.progress && wants_vm(client, progress->vm))
+		if (client && client->subscription.on && client->subscription.progress &&
+			wants_vm(client, progress->vm))
 			send_event(client, "progress", "progress", view_progress(api, progress));
 	}
 }
@@ -107,15 +120,17 @@ static void on_history(void *ctx, const struct engine_history *line)
 	}
 }
 
+/* For every subscriber: a node that took the others' state in one piece does not tell each change in it. */
 static void on_status(void *ctx)
 {
 	struct api *api = ctx;
 
 	for (size_t i = 0; i < API_CLIENTS_MAX; i++) {
 		struct client *client = api->clients[i];
-		if (client && client->subscription.on && !client->subscription.vm[0])
+		if (client && client->subscription.on)
 			send_event(client, "status", "status", view_status(api));
 	}
+	answer_waiters(api);
 }
 
 void watch_start(struct api *api)
@@ -148,16 +163,12 @@ static void wait_over(void *ctx)
 
 void call_task_wait(struct api_call *call, const json_t *args)
 {
-	uint64_t id = (uint64_t)json_integer_value(json_object_get(args, "task"));
 	uint64_t timeout_ms = (uint64_t)json_integer_value(json_object_get(args, "timeout_ms"));
-	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), id);
 
-	if (!task || task_ended(task)) {
-		call_task_show(call, args);
-		return;
-	}
-	call->wait_task = id;
-	if (timeout_ms)
+	call->wait_task = (uint64_t)json_integer_value(json_object_get(args, "task"));
+	if (!call->wait_task)
+		call_task_show(call, args); /* there is no task 0 */
+	else if (!answer_waiter(call) && timeout_ms)
 		call->timer = loop_timer_set(call->api->loop, timeout_ms, wait_over, call);
 }
 

@@ -29,7 +29,8 @@ static const char *level_name(enum log_level level)
 	return "?";
 }
 
-/* systemd sets JOURNAL_STREAM where stderr goes to the journal, which stamps the time and reads "<N>" (sd-daemon(3)). */
+/* systemd sets JOURNAL_STREAM where stderr goes to the journal, which stamps the time and reads "<N>" (sd-daemon(3)).
+ */
 static int put_stamp(char *line, size_t size, enum log_level level)
 {
 	struct timespec now;

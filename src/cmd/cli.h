@@ -97,18 +97,18 @@ const struct verb *cli_find_verb(const char *noun, const char *name);
 bool cli_is_noun(const char *word);
 
 /* cli_units.c: text to values and back. Errors name the rule. */
-int units_parse_mib(const char *text, uint64_t *mib, struct err *err);	   /* 512M, 2G, 1T; a bare number is MiB */
+int units_parse_mib(const char *text, uint64_t *mib, struct err *err); /* 512M, 2G, 1T; a bare number is MiB */
 int units_parse_number(const char *text, uint64_t *number, struct err *err);
-int units_parse_seconds(const char *text, uint64_t *ms, struct err *err);  /* 90, 90s, 5m, 2h, 1d */
+int units_parse_seconds(const char *text, uint64_t *ms, struct err *err);		 /* 90, 90s, 5m, 2h, 1d */
 int units_parse_since(const char *text, uint64_t now_ms, uint64_t *ms, struct err *err); /* also a date */
-int units_parse_disk(const char *text, json_t **disk, struct err *err);	   /* PATH[,format=…,…] */
-int units_parse_network(const char *text, json_t **nic, struct err *err);  /* BRIDGE[,mac=…,model=…] */
+int units_parse_disk(const char *text, json_t **disk, struct err *err);			 /* PATH[,format=…,…] */
+int units_parse_network(const char *text, json_t **nic, struct err *err); /* BRIDGE[,mac=…,model=…] */
 enum { UNITS_BYTES = 32 };
-const char *units_bytes(char out[UNITS_BYTES], uint64_t bytes);		   /* 1.5 GiB */
+const char *units_bytes(char out[UNITS_BYTES], uint64_t bytes); /* 1.5 GiB */
 const char *units_mib(char out[UNITS_BYTES], uint64_t mib);
-const char *units_span_us(char out[UNITS_BYTES], uint64_t us);		   /* 0.4 ms, 48 ms, 2.31 s, 3 min 20 s */
+const char *units_span_us(char out[UNITS_BYTES], uint64_t us);			 /* 0.4 ms, 48 ms, 2.31 s, 3 min 20 s */
 const char *units_ago(char out[UNITS_BYTES], uint64_t then_ms, uint64_t now_ms); /* 3 min ago */
-const char *units_time(char out[UNITS_BYTES], uint64_t ms);		   /* 2024-05-01 12:00:00, local time */
+const char *units_time(char out[UNITS_BYTES], uint64_t ms);			 /* 2024-05-01 12:00:00, local time */
 uint64_t units_now_ms(void);
 
 /* cli_help.c */

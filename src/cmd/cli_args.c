@@ -237,7 +237,8 @@ static int check_words(struct cli *cli, int count, char *const *words)
 	for (int i = 0; i < count; i++)
 		if (!schema_text_ok(words[i], strlen(words[i])))
 			return err_set(&cli->err, ERR_INVALID,
-				"word %d of the command line: control characters and invalid UTF-8 are not allowed", i + 1);
+				"word %d of the command line: control characters and invalid UTF-8 are not allowed",
+				i + 1);
 	return 0;
 }
 

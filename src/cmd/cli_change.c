@@ -85,9 +85,8 @@ static void show(struct progress *progress, const json_t *view, const char *phas
 	snprintf(progress->phase, sizeof(progress->phase), "%s", phase);
 	snprintf(progress->note, sizeof(progress->note), "%s", note ? note : "");
 	progress->percent = percent;
-	const char *written = member_number(figures, "ram_bytes")
-				      ? units_bytes(bytes, member_number(figures, "ram_bytes"))
-				      : NULL;
+	const char *written =
+		member_number(figures, "ram_bytes") ? units_bytes(bytes, member_number(figures, "ram_bytes")) : NULL;
 	if (progress->cli->progress)
 		show_bar(progress, member_text(view, json_object_get(view, "vm") ? "vm" : "name"), written);
 	else if (new_phase || new_note || step)
@@ -130,7 +129,8 @@ static void arm_farewell(uint64_t task, const char *vm)
 {
 	struct sigaction action = {.sa_handler = interrupted};
 
-	snprintf(farewell, sizeof(farewell), "\ntask %llu goes on; 'watari task wait %llu' waits again, 'watari vm cancel %.64s'\n",
+	snprintf(farewell, sizeof(farewell),
+		"\ntask %llu goes on; 'watari task wait %llu' waits again, 'watari vm cancel %.64s'\n",
 		(unsigned long long)task, (unsigned long long)task, vm);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);

@@ -23,7 +23,8 @@ static int run_editor(struct cli *cli, const char *path)
 	CLEANUP_FREE char *copy = strdup(editor && *editor ? editor : "vi");
 	if (!copy)
 		return err_set(&cli->err, ERR_SYSTEM, "out of memory");
-	for (char *word = strtok_r(copy, " ", &place); word && count < EDITOR_WORDS_MAX; word = strtok_r(NULL, " ", &place))
+	for (char *word = strtok_r(copy, " ", &place); word && count < EDITOR_WORDS_MAX;
+		word = strtok_r(NULL, " ", &place))
 		words[count++] = word;
 	if (!count)
 		return err_set(&cli->err, ERR_USAGE, "$EDITOR is empty");
@@ -70,7 +71,8 @@ int edit_in_editor(struct cli *cli, const char *name, json_t *was, const char *d
 	char path[sizeof(dir) + 96];
 
 	if (!isatty(STDIN_FILENO) && !getenv("VISUAL") && !getenv("EDITOR"))
-		return err_set(&cli->err, ERR_USAGE, "nothing to change: give options, --file, or a terminal for the editor");
+		return err_set(
+			&cli->err, ERR_USAGE, "nothing to change: give options, --file, or a terminal for the editor");
 	if (!mkdtemp(dir))
 		return err_errno(&cli->err, errno, "%s", dir);
 	snprintf(path, sizeof(path), "%s/%.64s.json", dir, name);

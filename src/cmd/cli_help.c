@@ -102,11 +102,12 @@ static void print_verbs(FILE *out, const char *noun)
 
 void help_program(FILE *out)
 {
-	fprintf(out, "watari keeps virtual machines running on a cluster of Linux servers, and moves them between servers\n"
-		     "while they run.\n\n"
-		     "Usage: watari NOUN VERB [OPERANDS] [OPTIONS]\n"
-		     "       watari NOUN --help, watari NOUN VERB --help\n\n"
-		     "The cluster:\n");
+	fprintf(out,
+		"watari keeps virtual machines running on a cluster of Linux servers, and moves them between servers\n"
+		"while they run.\n\n"
+		"Usage: watari NOUN VERB [OPERANDS] [OPTIONS]\n"
+		"       watari NOUN --help, watari NOUN VERB --help\n\n"
+		"The cluster:\n");
 	print_verbs(out, NULL);
 	for (size_t i = 0; i < cli_noun_count; i++) {
 		fprintf(out, "\n%c%s:\n", capital(cli_nouns[i].summary[0]), cli_nouns[i].summary + 1);
@@ -117,9 +118,12 @@ void help_program(FILE *out)
 		     "  watari vm create web --memory 2G --disk /srv/vm/web.qcow2 --network br0\n"
 		     "  watari vm start web\n"
 		     "  watari vm move web --to n2\n\n"
-		     "Every verb has --help with examples. -o json prints JSON for scripts; --dry-run shows what a change would\n"
-		     "do. Exit status: 0 done, 64 wrong usage, 65 bad value, 69 no daemon, 75 busy, 77 no right, 105 not found,\n"
-		     "106 no quorum, 107 needs a confirmation, 108 exists, 113 does not fit, 124 time is up; all in watari(8).\n");
+		     "Every verb has --help with examples. -o json prints JSON for scripts; --dry-run shows what a "
+		     "change would\n"
+		     "do. Exit status: 0 done, 64 wrong usage, 65 bad value, 69 no daemon, 75 busy, 77 no right, 105 "
+		     "not found,\n"
+		     "106 no quorum, 107 needs a confirmation, 108 exists, 113 does not fit, 124 time is up; all in "
+		     "watari(8).\n");
 }
 
 void help_noun(FILE *out, const char *noun)
@@ -140,8 +144,7 @@ void help_verb(FILE *out, const struct verb *verb)
 	char usage[160];
 
 	usage_line(verb, usage);
-	fprintf(out, "Usage: %s\n\n%c%s.\n", usage, capital(verb->summary[0]),
-		verb->summary + 1);
+	fprintf(out, "Usage: %s\n\n%c%s.\n", usage, capital(verb->summary[0]), verb->summary + 1);
 	if (verb->text) {
 		fputc('\n', out);
 		wrap(out, verb->text, 0, 0);
@@ -210,9 +213,11 @@ void help_man(FILE *out, const struct noun *noun)
 	if (noun) {
 		fprintf(out, "watari-%s(8)\n\n# NAME\n\nwatari-%s - ", noun->name, noun->name);
 		man_text(out, noun->summary);
-		fprintf(out, "\n\n# SYNOPSIS\n\n*watari %s* _VERB_ [OPERANDS] [OPTIONS]\n\n# DESCRIPTION\n\n", noun->name);
+		fprintf(out, "\n\n# SYNOPSIS\n\n*watari %s* _VERB_ [OPERANDS] [OPTIONS]\n\n# DESCRIPTION\n\n",
+			noun->name);
 		man_text(out, noun->text);
-		fprintf(out, "\n\nThe options *-o*, *-s*, *-q* and *-h* and the exit status are described in *watari*(8).\n");
+		fprintf(out, "\n\nThe options *-o*, *-s*, *-q* and *-h* and the exit status are described in "
+			     "*watari*(8).\n");
 	}
 	fprintf(out, "\n# VERBS\n");
 	for (size_t i = 0; i < cli_verb_count; i++) {
@@ -311,7 +316,9 @@ int cli_complete(int count, char *const *words)
 	if (!verb)
 		return 0;
 	for (at++; at < count - 1; at++) {
-		const struct opt *opt = words[at][0] == '-' && words[at][1] == '-' ? cli_find_opt(verb, words[at] + 2, strlen(words[at] + 2)) : NULL;
+		const struct opt *opt = words[at][0] == '-' && words[at][1] == '-'
+						? cli_find_opt(verb, words[at] + 2, strlen(words[at] + 2))
+						: NULL;
 		if (opt && opt->value && at + 1 == count - 1) {
 			if (opt->choices)
 				offer_choices(&completion, opt->choices);

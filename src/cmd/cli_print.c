@@ -19,10 +19,22 @@ const char *color_of(const struct cli *cli, const char *state)
 		const char *state;
 		const char *color;
 	} colors[] = {
-		{"online", "\033[32m"}, {"done", "\033[32m"}, {"yes", "\033[32m"}, {"lost", "\033[31m"},
-		{"blocked", "\033[31m"}, {"failed", "\033[31m"}, {"NO", "\033[31m"}, {"cancelled", "\033[33m"},
-		{"moving", "\033[36m"}, {"saving", "\033[36m"}, {"restoring", "\033[36m"}, {"starting", "\033[36m"},
-		{"stopping", "\033[36m"}, {"running", "\033[36m"}, {"joining", "\033[36m"}, {"saved", "\033[34m"},
+		{"online", "\033[32m"},
+		{"done", "\033[32m"},
+		{"yes", "\033[32m"},
+		{"lost", "\033[31m"},
+		{"blocked", "\033[31m"},
+		{"failed", "\033[31m"},
+		{"NO", "\033[31m"},
+		{"cancelled", "\033[33m"},
+		{"moving", "\033[36m"},
+		{"saving", "\033[36m"},
+		{"restoring", "\033[36m"},
+		{"starting", "\033[36m"},
+		{"stopping", "\033[36m"},
+		{"running", "\033[36m"},
+		{"joining", "\033[36m"},
+		{"saved", "\033[34m"},
 	};
 	size_t length = strcspn(state, " ");
 
@@ -102,29 +114,33 @@ static void print_span(const json_t *spans, const char *key, const char *label, 
 	char span[UNITS_BYTES];
 
 	if (json_object_get(spans, key))
-		printf("  %-14s %10s   %s\n", label, units_span_us(span, member_number(spans, key)), note);
+		printf("  %-14s %10s%s%s\n", label, units_span_us(span, member_number(spans, key)), *note ? "   " : "",
+			note);
 }
 
-/* The phases of design §6 in their order; those inside the blackout are indented. */
+/* The phases of design §6 in their order; those inside the blackout are indented. A save ends before its end, a restore
+ * begins after its begin: neither has one. */
 static void print_phases(const json_t *task)
 {
 	const json_t *spans = json_object_get(task, "spans_us");
 	const json_t *figures = json_object_get(task, "figures");
+	int in = json_object_get(spans, "blackout") ? 0 : 2; /* where the labels begin */
 	char note[160], a[UNITS_BYTES], b[UNITS_BYTES], c[UNITS_BYTES];
 
 	if (!figures)
 		return;
 	print_span(spans, "prepare", "prepare", "the target proved that it fits, QEMU stands by");
-	snprintf(note, sizeof(note), "the guest runs; %llu passes", (unsigned long long)member_number(figures, "passes"));
+	snprintf(note, sizeof(note), "the guest runs; %llu passes",
+		(unsigned long long)member_number(figures, "passes"));
 	print_span(spans, "copy", "copy", note);
 	print_span(spans, "blackout", "blackout", "the guest did not run:");
-	print_span(spans, "tail", "  tail", "the rest of the memory and the devices");
+	print_span(spans, "tail", &"  tail"[in], "the rest of the memory and the devices");
 	snprintf(note, sizeof(note), "%llu pages", (unsigned long long)member_number(figures, "repaired_pages"));
-	print_span(spans, "repair", "  repair", note);
-	print_span(spans, "seal", "  seal", "made durable");
-	print_span(spans, "hand_over", "  hand over", "committed, the target takes it");
-	print_span(spans, "load", "  load", "");
-	print_span(spans, "resume", "  resume", "committed, the guest runs");
+	print_span(spans, "repair", &"  repair"[in], note);
+	print_span(spans, "seal", &"  seal"[in], "made durable");
+	print_span(spans, "hand_over", &"  hand over"[in], "committed, the target takes it");
+	print_span(spans, "load", &"  load"[in], "the devices, and where to read the memory");
+	print_span(spans, "resume", &"  resume"[in], "committed, the guest runs");
 	print_span(spans, "fill", "fill", "the last page was in; the guest ran meanwhile");
 	if (member_number(figures, "ram_bytes"))
 		printf("  %-14s %10s   memory, %s devices; RAM in use %s; written %.2f x\n", "written",
@@ -146,9 +162,10 @@ void print_task_result(const struct cli *cli, const json_t *task)
 		snprintf(where, sizeof(where), ", %s -> %s", source, target);
 	else if (*target != '-' || *source != '-')
 		snprintf(where, sizeof(where), ", %s", *target != '-' ? target : source);
-	printf("task %llu: %s of %s%s%s: %s%s%s", (unsigned long long)member_number(task, "id"), member_text(task, "kind"),
-		member_text(task, "vm"), where, json_is_true(json_object_get(task, "dry_run")) ? " (dry run)" : "",
-		color_of(cli, state), state, color_end(cli));
+	printf("task %llu: %s of %s%s%s: %s%s%s", (unsigned long long)member_number(task, "id"),
+		member_text(task, "kind"), member_text(task, "vm"), where,
+		json_is_true(json_object_get(task, "dry_run")) ? " (dry run)" : "", color_of(cli, state), state,
+		color_end(cli));
 	if (finished >= started && started)
 		printf(" in %s", units_span_us(span, (finished - started) * 1000));
 	putchar('\n');

@@ -13,8 +13,8 @@ static const char *number_text(char out[UNITS_BYTES], uint64_t number)
 
 static void node_table(const struct cli *cli, const json_t *nodes)
 {
-	static const char *const columns[] = {"NODE", "STATE", ">VMS", ">MEMORY", ">USED", ">CPUS", "ACCEL", "QEMU", "SINCE",
-		"REASON", NULL};
+	static const char *const columns[] = {
+		"NODE", "STATE", ">VMS", ">MEMORY", ">USED", ">CPUS", "ACCEL", "QEMU", "SINCE", "REASON", NULL};
 	struct table *table = table_new(cli, columns);
 	uint64_t now_ms = units_now_ms();
 	const json_t *node;
@@ -22,7 +22,8 @@ static void node_table(const struct cli *cli, const json_t *nodes)
 
 	json_array_foreach(nodes, i, node)
 	{
-		char name[80], vms[UNITS_BYTES], memory[UNITS_BYTES], used[UNITS_BYTES], cpus[UNITS_BYTES], since[UNITS_BYTES];
+		char name[80], vms[UNITS_BYTES], memory[UNITS_BYTES], used[UNITS_BYTES], cpus[UNITS_BYTES],
+			since[UNITS_BYTES];
 		snprintf(name, sizeof(name), "%s%s", member_text(node, "name"),
 			json_is_true(json_object_get(node, "local")) ? " *" : "");
 		const char *cells[] = {name, member_text(node, "state"), number_text(vms, member_number(node, "vms")),
@@ -76,7 +77,8 @@ static void vm_table(const struct cli *cli, const json_t *vms)
 		snprintf(where, sizeof(where), "%s%s%s", member_text(vm, "node"), goes ? " -> " : "",
 			goes ? member_text(vm, "target") : "");
 		const char *cells[] = {member_text(vm, "name"), vm_state_text(vm, state), where,
-			units_mib(memory, member_number(vm, "memory_mib")), number_text(cpus, member_number(vm, "vcpus")),
+			units_mib(memory, member_number(vm, "memory_mib")),
+			number_text(cpus, member_number(vm, "vcpus")),
 			units_ago(since, member_number(vm, "since_ms"), now_ms),
 			json_string_value(json_object_get(vm, "reason"))};
 		table_row(table, cells);
@@ -86,8 +88,8 @@ static void vm_table(const struct cli *cli, const json_t *vms)
 
 static void task_table(const struct cli *cli, const json_t *tasks)
 {
-	static const char *const columns[] = {">TASK", "KIND", "VM", "STATE", "FROM", "TO", "BEGUN", ">TOOK", ">BLACKOUT", "BY",
-		"RESULT", NULL};
+	static const char *const columns[] = {
+		">TASK", "KIND", "VM", "STATE", "FROM", "TO", "BEGUN", ">TOOK", ">BLACKOUT", "BY", "RESULT", NULL};
 	struct table *table = table_new(cli, columns);
 	const json_t *task;
 	size_t i;
@@ -155,8 +157,7 @@ int run_status(struct cli *cli)
 	CLEANUP_JSON json_t *tasks = NULL;
 
 	if (cli_call(cli, "cluster.status", NULL, &status) < 0 || cli_call(cli, "node.list", NULL, &nodes) < 0 ||
-		all_vms(cli, &vms) < 0 ||
-		cli_call(cli, "task.list", json_pack("{s:b}", "running", 1), &tasks) < 0)
+		all_vms(cli, &vms) < 0 || cli_call(cli, "task.list", json_pack("{s:b}", "running", 1), &tasks) < 0)
 		return -1;
 	if (cli->json) {
 		json_object_set(status, "node_list", json_object_get(nodes, "nodes"));
@@ -254,8 +255,8 @@ static void print_saved(const json_t *saved)
 	char when[UNITS_BYTES];
 
 	if (saved)
-		printf("saved     %s by %s at %s (task %llu)\n", member_text(saved, "status"), member_text(saved, "sealed_by"),
-			units_time(when, member_number(saved, "sealed_ms")),
+		printf("saved     %s by %s at %s (task %llu)\n", member_text(saved, "status"),
+			member_text(saved, "sealed_by"), units_time(when, member_number(saved, "sealed_ms")),
 			(unsigned long long)member_number(saved, "task"));
 }
 
@@ -264,10 +265,9 @@ static void print_devices(const json_t *definition)
 	const json_t *device;
 	size_t i;
 
-	json_array_foreach(json_object_get(definition, "disks"), i, device)
-		printf("%-9s %s, %s, %s%s\n", member_text(device, "id"), member_text(device, "path"),
-			member_text(device, "format"), member_text(device, "bus"),
-			json_is_true(json_object_get(device, "read_only")) ? ", read-only" : "");
+	json_array_foreach(json_object_get(definition, "disks"), i, device) printf("%-9s %s, %s, %s%s\n",
+		member_text(device, "id"), member_text(device, "path"), member_text(device, "format"),
+		member_text(device, "bus"), json_is_true(json_object_get(device, "read_only")) ? ", read-only" : "");
 	json_array_foreach(json_object_get(definition, "nics"), i, device)
 		printf("%-9s %s, %s, %s\n", member_text(device, "id"), member_text(device, "bridge"),
 			member_text(device, "mac"), member_text(device, "model"));
@@ -289,7 +289,8 @@ static void print_vm(const struct cli *cli, const json_t *vm)
 		printf("          %s\n", member_text(vm, "reason"));
 	printf("node      %s\n", member_text(vm, "node"));
 	if (member_number(vm, "task"))
-		printf("task      %llu, to %s\n", (unsigned long long)member_number(vm, "task"), member_text(vm, "target"));
+		printf("task      %llu, to %s\n", (unsigned long long)member_number(vm, "task"),
+			member_text(vm, "target"));
 	printf("epoch     %llu\n", (unsigned long long)member_number(vm, "epoch"));
 	print_saved(json_object_get(vm, "saved"));
 	printf("memory    %s\n", units_mib(memory, member_number(vm, "memory_mib")));
@@ -339,7 +340,8 @@ int run_task_show(struct cli *cli)
 	CLEANUP_JSON json_t *task = NULL;
 	uint64_t id;
 
-	if (task_number(cli, &id) < 0 || cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
+	if (task_number(cli, &id) < 0 ||
+		cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
 		return -1;
 	if (cli->json)
 		print_json(task);
@@ -355,7 +357,8 @@ int run_task_wait(struct cli *cli)
 	CLEANUP_JSON json_t *end = NULL;
 	uint64_t id;
 
-	if (task_number(cli, &id) < 0 || cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
+	if (task_number(cli, &id) < 0 ||
+		cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
 		return -1;
 	const char *vm = member_text(task, "vm");
 	/* Where the VM is gone there is no news of it; the task has ended then. */
@@ -409,7 +412,8 @@ static void print_log_line(const struct cli *cli, const json_t *line)
 		json_dumpf(line, stdout, JSON_COMPACT);
 	else
 		printf("%s  %-6llu %-8s %s", units_time(when, member_number(line, "now_ms")),
-			(unsigned long long)member_number(line, "index"), member_text(line, "node"), member_text(line, "text"));
+			(unsigned long long)member_number(line, "index"), member_text(line, "node"),
+			member_text(line, "text"));
 	putchar('\n');
 	fflush(stdout);
 }
@@ -437,12 +441,13 @@ static void on_news(void *ctx, const json_t *event)
 		return; /* the log's lines say the same in words */
 	printf("%s  ", units_time(when, units_now_ms()));
 	if (vm)
-		printf("%-8s %s is %s on %s", "vm", member_text(vm, "name"), vm_state_text(vm, state), member_text(vm, "node"));
+		printf("%-8s %s is %s on %s", "vm", member_text(vm, "name"), vm_state_text(vm, state),
+			member_text(vm, "node"));
 	else if (node)
 		printf("%-8s %s is %s", "node", member_text(node, "name"), member_text(node, "state"));
 	else if (progress)
-		printf("%-8s %s %s %llu %% %s %s", "progress", member_text(progress, "vm"), member_text(progress, "phase"),
-			(unsigned long long)member_number(progress, "percent"),
+		printf("%-8s %s %s %llu %% %s %s", "progress", member_text(progress, "vm"),
+			member_text(progress, "phase"), (unsigned long long)member_number(progress, "percent"),
 			units_bytes(bytes, member_number(json_object_get(progress, "figures"), "ram_bytes")),
 			json_string_value(json_object_get(progress, "note")));
 	else if (status)

@@ -37,7 +37,8 @@ int units_parse_mib(const char *text, uint64_t *mib, struct err *err)
 	static const struct {
 		const char *suffix;
 		uint64_t mib;
-	} units[] = {{"", 1}, {"M", 1}, {"MiB", 1}, {"G", 1024}, {"GiB", 1024}, {"T", 1024 * 1024}, {"TiB", 1024 * 1024}};
+	} units[] = {
+		{"", 1}, {"M", 1}, {"MiB", 1}, {"G", 1024}, {"GiB", 1024}, {"T", 1024 * 1024}, {"TiB", 1024 * 1024}};
 	const char *rest;
 	uint64_t value;
 
@@ -128,13 +129,14 @@ static int take_part(const char *what, const struct part_rule *rules, size_t cou
 	char names[160] = "";
 	for (size_t i = 0; i < count; i++) {
 		size_t used = strlen(names);
-		snprintf(names + used, sizeof(names) - used, "%s%s%s", i ? ", " : "", rules[i].key, rules[i].flag ? "" : "=");
+		snprintf(names + used, sizeof(names) - used, "%s%s%s", i ? ", " : "", rules[i].key,
+			rules[i].flag ? "" : "=");
 	}
 	return err_set(err, ERR_USAGE, "%s: '%.*s' is none of %s", what, (int)(length > 64 ? 64 : length), part, names);
 }
 
-static int parse_parts(const char *what, const char *first, const struct part_rule *rules, size_t count, const char *text,
-	json_t **result, struct err *err)
+static int parse_parts(const char *what, const char *first, const struct part_rule *rules, size_t count,
+	const char *text, json_t **result, struct err *err)
 {
 	CLEANUP_JSON json_t *object = json_object();
 	size_t length = strcspn(text, ",");

@@ -16,8 +16,14 @@ static const struct {
 	const char *option;
 	const char *key;
 } text_options[] = {
-	{"kernel", "kernel"}, {"initrd", "initrd"}, {"append", "append"}, {"machine", "machine"}, {"cpu", "cpu"},
-	{"priority", "priority"}, {"offline-action", "offline_action"}, {"name", "name"},
+	{"kernel", "kernel"},
+	{"initrd", "initrd"},
+	{"append", "append"},
+	{"machine", "machine"},
+	{"cpu", "cpu"},
+	{"priority", "priority"},
+	{"offline-action", "offline_action"},
+	{"name", "name"},
 };
 
 static int apply_numbers(struct cli *cli, json_t *definition)
@@ -90,7 +96,8 @@ int definition_apply(struct cli *cli, json_t *definition)
 			continue;
 		if (!remove_from(json_object_get(definition, "disks"), given->value) &&
 			!remove_from(json_object_get(definition, "nics"), given->value))
-			return err_set(&cli->err, ERR_NOT_FOUND, "--remove: no disk and no network '%.64s'", given->value);
+			return err_set(
+				&cli->err, ERR_NOT_FOUND, "--remove: no disk and no network '%.64s'", given->value);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(text_options); i++) {
 		const char *value = cli_option(cli, text_options[i].option);
@@ -178,7 +185,8 @@ int run_vm_edit(struct cli *cli)
 		return -1;
 	json_t *was = json_object_get(vm, "definition");
 	snprintf(done, sizeof(done), "VM %.64s is changed", member_text(vm, "name"));
-	if (!file && cli->given_count == (size_t)dry + cli_flag(cli, "quiet") + cli_flag(cli, "output") + cli_flag(cli, "socket"))
+	if (!file && cli->given_count ==
+			     (size_t)dry + cli_flag(cli, "quiet") + cli_flag(cli, "output") + cli_flag(cli, "socket"))
 		return edit_in_editor(cli, member_text(vm, "name"), was, done);
 	if (file && definition_read(cli, file, &edited) < 0)
 		return -1;
@@ -193,7 +201,8 @@ int definition_edit(struct cli *cli, json_t *was, json_t *edited, const char *do
 {
 	const char *vm = cli->operands[0];
 
-	return cli_change(cli, "vm.edit", vm, json_pack("{s:s, s:O, s:O}", "vm", vm, "was", was, "definition", edited), done);
+	return cli_change(
+		cli, "vm.edit", vm, json_pack("{s:s, s:O, s:O}", "vm", vm, "was", was, "definition", edited), done);
 }
 
 static bool said_yes(const char *name)

@@ -101,8 +101,8 @@ static int set_path(const struct key *key, const char *text, char *to, struct er
 			(unsigned long long)key->max - 1);
 	if (text[0] != '/' || strstr(text, "/../") || strstr(text, "//") ||
 		(length >= 3 && !strcmp(text + length - 3, "/..")) || (length > 1 && text[length - 1] == '/'))
-		return err_set(err, ERR_INVALID, "%s=%s: an absolute path without '..', '//' and a '/' at its end", key->name,
-			text);
+		return err_set(err, ERR_INVALID, "%s=%s: an absolute path without '..', '//' and a '/' at its end",
+			key->name, text);
 	strcpy(to, text);
 	return 0;
 }
@@ -113,7 +113,8 @@ static int set_uuid(const struct key *key, const char *text, char *to, struct er
 	bool ok = length == UUID_BYTES - 1;
 
 	for (size_t i = 0; ok && i < length; i++)
-		ok = i == 8 || i == 13 || i == 18 || i == 23 ? text[i] == '-' : strchr("0123456789abcdef", text[i]) != NULL;
+		ok = i == 8 || i == 13 || i == 18 || i == 23 ? text[i] == '-'
+							     : strchr("0123456789abcdef", text[i]) != NULL;
 	if (!ok)
 		return err_set(err, ERR_INVALID, "%s=%.64s: a UUID in lower case (uuidgen makes one)", key->name, text);
 	strcpy(to, text);
@@ -155,7 +156,8 @@ static int set_value(const struct key *key, const char *text, struct daemon_conf
 	case KEY_NAME:
 		if (!name_ok(text))
 			return err_set(err, ERR_INVALID,
-				"%s=%.64s: 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-', the first a letter or digit", key->name, text);
+				"%s=%.64s: 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-', the first a letter or digit",
+				key->name, text);
 		strcpy(to, text);
 		return 0;
 	case KEY_UUID:
@@ -209,7 +211,8 @@ static int check_line(const char *line, size_t length, struct err *err)
 	char section[CONFIG_LINE_MAX];
 
 	if (length > CONFIG_LINE_MAX)
-		return err_set(err, ERR_INVALID, "a line of %zu bytes, at most %d are allowed", length, CONFIG_LINE_MAX);
+		return err_set(
+			err, ERR_INVALID, "a line of %zu bytes, at most %d are allowed", length, CONFIG_LINE_MAX);
 	for (size_t i = 0, word; i < length; i += word + 1) { /* tabs are the one control character allowed */
 		const char *tab = memchr(line + i, '\t', length - i);
 		word = tab ? (size_t)(tab - line) - i : length - i;
@@ -267,7 +270,8 @@ int daemon_config_parse(const char *name, const char *text, size_t size, struct 
 		return err_set(err, ERR_INVALID, "%s:%d: neither a [section] nor key=value", name, bad_line);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (keys[i].required && !reading.seen[i])
-			return err_set(err, ERR_INVALID, "%s: [%s] %s= is missing", name, keys[i].section, keys[i].name);
+			return err_set(
+				err, ERR_INVALID, "%s: [%s] %s= is missing", name, keys[i].section, keys[i].name);
 	if (!parsed.api_socket[0])
 		snprintf(parsed.api_socket, sizeof(parsed.api_socket), "%.60s/api.sock", parsed.run_dir);
 	*config = parsed;

@@ -10,8 +10,9 @@ static int fail(const struct cli *cli)
 	const struct err_info *info = err_info(cli->err.code);
 
 	if (cli->json) {
-		CLEANUP_JSON json_t *object = json_pack("{s:{s:s, s:i, s:s, s:s, s:s}}", "error", "code", info->name, "exit",
-			info->exit_status, "exit_name", info->exit_name, "message", cli->err.text, "hint", cli->hint);
+		CLEANUP_JSON json_t *object = json_pack("{s:{s:s, s:i, s:s, s:s, s:s}}", "error", "code", info->name,
+			"exit", info->exit_status, "exit_name", info->exit_name, "message", cli->err.text, "hint",
+			cli->hint);
 		if (object) {
 			json_dumpf(object, stderr, JSON_INDENT(2));
 			fputc('\n', stderr);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told to
- * end. Guests run on when it ends. */
+ * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told
+ * to end. Guests run on when it ends. */
 #include "api/api.h"
 #include "cmd/daemon_config.h"
 #include "driver/corosync/corosync.h"
@@ -13,6 +13,8 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -94,8 +96,31 @@ static int read_boot_id(char boot_id[UUID_BYTES], struct err *err)
 
 static int make_dir(const char *path, mode_t mode, struct err *err)
 {
-	if (mkdir(path, mode) < 0 && errno != EEXIST)
-		return err_errno(err, errno, "directory %s", path);
+	if (mkdir(path, mode) < 0)
+		return errno == EEXIST ? 0 : err_errno(err, errno, "directory %s", path);
+	/* The umask took its part of the mode. */
+	return chmod(path, mode) < 0 ? err_errno(err, errno, "mode of %s", path) : 0;
+}
+
+/* On storage that may hang for ever: nobody waits for it. What comes of it shows at the first save. */
+static void *make_state_dir(void *arg)
+{
+	struct daemon *daemon = arg;
+	struct err err;
+
+	if (make_dir(daemon->config.state_dir, 0711, &err) < 0)
+		log_error("saved states: %s; no VM can be moved or saved until it is there", err.text);
+	return NULL;
+}
+
+static int make_state_dir_aside(struct daemon *daemon, struct err *err)
+{
+	pthread_t thread;
+	int failed = pthread_create(&thread, NULL, make_state_dir, daemon);
+
+	if (failed)
+		return err_errno(err, failed, "start a thread");
+	pthread_detach(thread);
 	return 0;
 }
 
@@ -171,18 +196,19 @@ static int start_drivers(struct daemon *daemon, struct err *err)
 static int start_all(struct daemon *daemon, struct err *err)
 {
 	const struct daemon_config *config = &daemon->config;
-	struct api_config api = {.socket_path = config->api_socket, .group = config->api_group, .run_dir = config->run_dir};
+	struct api_config api = {
+		.socket_path = config->api_socket, .group = config->api_group, .run_dir = config->run_dir};
 
-	if (make_dir(config->run_dir, 0755, err) < 0 || make_dir(config->state_dir, 0711, err) < 0)
+	if (make_dir(config->run_dir, 0755, err) < 0)
 		return -1;
 	find_helper(daemon);
 	daemon->loop = loop_sd_new(err);
-	if (!daemon->loop || start_engine(daemon, err) < 0 || start_drivers(daemon, err) < 0)
+	/* The loop first: it blocks signals for all threads that come. */
+	if (!daemon->loop || make_state_dir_aside(daemon, err) < 0 || start_engine(daemon, err) < 0 ||
+		start_drivers(daemon, err) < 0)
 		return -1;
-	struct engine_ports ports = {.loop = daemon->loop,
-		.group = daemon->group,
-		.store = daemon->store,
-		.hypervisor = daemon->hypervisor};
+	struct engine_ports ports = {
+		.loop = daemon->loop, .group = daemon->group, .store = daemon->store, .hypervisor = daemon->hypervisor};
 	daemon->watcher = (struct engine_watcher){.ctx = daemon, .history = on_history, .status = on_status};
 	engine_watch(daemon->engine, &daemon->watcher);
 	if (engine_start(daemon->engine, &ports, err) < 0)
@@ -205,12 +231,11 @@ static void end_all(struct daemon *daemon)
 	loop_sd_free(daemon->loop);
 }
 
-static const char usage[] =
-	"usage: watarid [--config FILE] [--check-config]\n"
-	"The daemon of one node of a watari cluster. See watarid(8), watarid.conf(5).\n"
-	"  --config FILE    instead of " DAEMON_CONFIG_DEFAULT "\n"
-	"  --check-config   read it, say what is wrong with it, and end\n"
-	"  --version\n";
+static const char usage[] = "usage: watarid [--config FILE] [--check-config]\n"
+			    "The daemon of one node of a watari cluster. See watarid(8), watarid.conf(5).\n"
+			    "  --config FILE    instead of " DAEMON_CONFIG_DEFAULT "\n"
+			    "  --check-config   read it, say what is wrong with it, and end\n"
+			    "  --version\n";
 
 int main(int argc, char **argv)
 {
@@ -241,6 +266,9 @@ int main(int argc, char **argv)
 		}
 	}
 	umask(077);
+	/* A log that nobody reads any more, or a terminal that is closed, ends no daemon. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
 	if (daemon_config_read(path, &daemon.config, &err) < 0) {
 		log_error("%s", err.text);
 		return err_info(err.code)->exit_status;

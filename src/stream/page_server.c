@@ -499,7 +499,7 @@ static int order_init(struct page_server *server, struct err *err)
 	CLEANUP_FREE uint64_t *starts = calloc(SUMS_PASS_MAX + 2, sizeof(*starts));
 
 	static_assert(STREAM_BLOCK_BYTES_MAX >> PAGE_BITS <= UINT64_C(1) << 32, "page numbers fit 32 bits");
-	server->order = malloc((used ? used : 1) * sizeof(*server->order));
+	server->order = alloc_large((used ? used : 1) * sizeof(*server->order));
 	if (!starts || !server->order)
 		return err_errno(err, ENOMEM, "memory for the order of pages");
 	for (uint64_t page = 0; page < state->pages; page++)

@@ -34,7 +34,7 @@ static int expect_check(const json_t *expect, const json_t *facts, struct err *e
 
 static uint8_t *read_whole(int fd, const char *name, uint64_t size, uint64_t sum, struct err *err)
 {
-	CLEANUP_FREE uint8_t *bytes = malloc(size ? size : 1);
+	CLEANUP_FREE uint8_t *bytes = alloc_large(size);
 
 	if (!bytes) {
 		err_errno(err, ENOMEM, "memory for '%s'", name);

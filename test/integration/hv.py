@@ -30,6 +30,15 @@ GUEST_IP = "10.77.0.50"
 UUID = "5b1f9d9e-0000-4000-8000-0000000000{:02x}"
 
 
+def dead(pid):
+    """All its threads: a leader may be a zombie while another thread still holds the files."""
+    try:
+        return not [task for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+                    if "(zombie)" not in (task / "status").read_text()]
+    except OSError:
+        return True
+
+
 class Shell:
     """One hv-shell: the driver of one node."""
 
@@ -93,15 +102,16 @@ class Shell:
     def info(self, vm):
         return self.ask("inspect", vm)["info"]
 
-    def expect(self, *kinds, timeout=30):
-        """The next event of one of these kinds; progress is passed over. Any other event is a failure."""
+    def expect(self, *kinds, timeout=30, skip=()):
+        """The next event of one of these kinds; progress, and what is to be skipped, is passed over. Any other event is a
+        failure."""
         deadline = time.monotonic() + timeout
         while True:
             while self.seen:
                 line = self.seen.pop(0)
                 if line["event"] in kinds:
                     return line
-                assert line["event"] == "progress", f"{self.name}: {line} instead of {kinds}\n{self.log()}"
+                assert line["event"] in ("progress", *skip), f"{self.name}: {line} instead of {kinds}\n{self.log()}"
             try:
                 _, line = self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:
@@ -144,24 +154,23 @@ class Shell:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+        ended = []
         for lock in self.run_dir.glob("vm/*/qemu.lock"):
             try:
                 pid = int(lock.read_text() or 0)
                 if pid > 1 and b"qemu-system" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
+                    ended.append(pid)
             except (OSError, ValueError):
                 pass
         for pid in self.helpers():
             os.kill(pid, signal.SIGKILL)
+            ended.append(pid)
+        wait_until(lambda: all(dead(pid) for pid in ended), 10, "their death")
 
     def helpers(self):
-        """watari-streams whose control socket is in this node's run directory."""
+        """watari-streams whose output goes to this node's logs."""
         found = []
-        sockets = set()
-        for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
-            fields = line.split()
-            if len(fields) > 7 and fields[7].startswith("/proc/self/fd"):
-                sockets.add(fields[6])
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 if (path / "comm").read_text().strip() == "watari-stream" and \

@@ -456,3 +456,9 @@ def test_bash_completes_in_a_shell(shell, tmp_path):
     done = subprocess.run(["bash", "-c", script], env={**shell.env, "W": str(WATARI)}, cwd=tmp_path, timeout=LIMIT,
                           capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["<show><shutdown>", "<web>", "<some file.json>", "<n1><n2><n3>"], done.stderr
+
+
+def test_the_handbook_names_every_call(shell):
+    text = (REPO / "docs" / "api.md").read_text()
+    missing = [call["call"] for call in shell.json("api", "list")["calls"] if f"`{call['call']}`" not in text]
+    assert missing == []

@@ -70,6 +70,8 @@ static void adopt_live(struct qemu *qemu, int dir_fd, const struct record *recor
 	instance->record = *record;
 	instance->dir_fd = dir_fd;
 	instance->process = *process;
+	if (instance->state == HV_SEALED)
+		instance->copy.phase = COPY_SEALED;
 	qemu_log(qemu, "%s: found, %s (process %d, epoch %llu)", record->def.name, hv_state_name((int)instance->state),
 		(int)process->pid, (unsigned long long)record->epoch);
 	instance_watch_death(instance);
@@ -123,6 +125,7 @@ static int adopt(struct qemu *qemu, const char *uuid, struct err *err)
 		close(process.pidfd);
 	if (readable >= 0)
 		tell_dead(qemu, uuid, record);
+	stream_end_found(qemu->loop, dir_fd);
 	instance_remove_files(dir_fd);
 	unlinkat(qemu->vm_dir_fd, uuid, AT_REMOVEDIR);
 	return 0;

@@ -98,6 +98,7 @@ static int fds_open(struct instance *instance, struct fds *fds, struct err *err)
 		(fds->qmp = sock_listen(instance->dir_fd, "qmp.sock", err)) < 0 ||
 		(fds->serial = sock_listen(instance->dir_fd, "serial.sock", err)) < 0)
 		return -1;
+	instance->log_from = lseek(fds->log, 0, SEEK_END);
 	return 0;
 }
 

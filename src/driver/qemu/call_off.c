@@ -214,6 +214,7 @@ void call_off(struct instance *instance, const struct err *why)
 		instance_limit(instance, CALL_OFF_LIMIT_MS, on_helper_limit);
 		return;
 	case COPY_SEALED:
+		instance_drop_stream(instance); /* it was told to quit */
 		instance->record.sealed = false;
 		instance_save(instance, NULL);
 		instance_go(instance, HV_COPYING);

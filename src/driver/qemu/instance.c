@@ -138,25 +138,29 @@ int instance_open_log(struct instance *instance, const char *suffix, struct err 
 	return fd >= 0 ? fd : err_errno(err, errno, "log '%s'", name);
 }
 
-/* QEMU's last line: mostly the reason why it ended. It is the guest's neighbour's word, so made harmless. */
+/* The last thing that QEMU complained of in this run: mostly the reason why it ended. Made harmless: a guest that has
+ * broken out writes here too. */
 static void last_words(struct instance *instance, char *text, size_t size)
 {
 	char name[UUID_BYTES + 8];
+	char *line, *rest = text, *last;
 
 	text[0] = 0;
 	snprintf(name, sizeof(name), "%s.log", instance->record.def.uuid);
 	CLEANUP_FD int fd = openat(instance->qemu->log_dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-	off_t from = end > (off_t)size - 1 ? end - (off_t)size + 1 : 0;
-	ssize_t n = end <= 0 ? -1 : pread(fd, text, size - 1, from);
+	off_t from = instance->log_from < end ? instance->log_from : end;
+	if (from < end - (off_t)size + 1)
+		from = end - (off_t)size + 1;
+	ssize_t n = end <= from ? -1 : pread(fd, text, size - 1, from);
 	if (n <= 0)
 		return;
-	while (n && text[n - 1] == '\n')
-		n--;
 	text[n] = 0;
-	char *line = strrchr(text, '\n');
-	if (line)
-		memmove(text, line + 1, strlen(line));
+	last = text;
+	while ((line = strsep(&rest, "\n")))
+		if (strstr(line, "qemu-system") || (*line && !*last))
+			last = line;
+	memmove(text, last, strlen(last) + 1);
 	for (char *at = text; *at; at++)
 		if (*at < ' ' || *at > '~')
 			*at = '?';
@@ -164,19 +168,22 @@ static void last_words(struct instance *instance, char *text, size_t size)
 
 static void died_why(struct instance *instance, const char *how, struct err *err)
 {
-	char words[240];
+	bool began = instance->state != HV_STARTING && instance->state != HV_PREPARING;
+	const struct vm_def *def = &instance->record.def;
+	char words[400];
 
 	last_words(instance, words, sizeof(words));
-	err_set(err, ERR_UNAVAILABLE, "QEMU ended%s%s%s%s", how[0] ? ": " : "", how, words[0] ? "; its last words: " : "",
-		words);
+	if (began)
+		err_set(err, ERR_UNAVAILABLE, "QEMU ended%s%s%s%s", how[0] ? ": " : "", how,
+			words[0] ? "; its last words: " : "", words);
+	else
+		err_set(err, ERR_UNFIT, "QEMU does not take this VM (machine %s, CPU %s)%s%s%s%s", def->machine, def->cpu,
+			how[0] ? ": " : "", how, words[0] ? "; its last words: " : "", words);
 }
 
 void instance_drop_stream(struct instance *instance)
 {
-	if (!instance->stream)
-		return;
-	stream_kill(instance->stream);
-	stream_free(STEAL(instance->stream));
+	stream_end(STEAL(instance->stream));
 }
 
 /* What the death of this instance means to the engine. */
@@ -218,6 +225,7 @@ static void ended(struct instance *instance, const char *how)
 	uint32_t count = last_events(instance, how, events);
 	instance_drop_stream(instance);
 	if (instance->dir_fd >= 0) {
+		stream_end_found(qemu->loop, instance->dir_fd);
 		instance_remove_files(instance->dir_fd);
 		unlinkat(qemu->vm_dir_fd, uuid, AT_REMOVEDIR);
 	}

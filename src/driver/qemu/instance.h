@@ -89,6 +89,7 @@ struct instance {
 	enum hv_state state;
 	struct record record;
 	int dir_fd;
+	off_t log_from; /* where this run's part of QEMU's log begins */
 	struct process process; /* pidfd -1 before it was begun */
 	struct loop_io *death;
 	struct qmp *qmp; /* NULL while there is no connection */

@@ -229,8 +229,12 @@ static void on_failed(struct instance *instance, const json_t *event)
 static void on_stream(void *ctx, const char *name, const json_t *event)
 {
 	struct instance *instance = ctx;
+	struct err err;
 
-	if (!strcmp(name, "loaded") && instance->state == HV_LOADING)
+	if (stream_is_orphan(instance->stream, name, event)) {
+		err_set(&err, ERR_UNAVAILABLE, "the load had not begun when the daemon died");
+		lost(instance, &err);
+	} else if (!strcmp(name, "loaded") && instance->state == HV_LOADING)
 		loaded(instance, event);
 	else if (!strcmp(name, "filled"))
 		filled(instance, at_us(event));

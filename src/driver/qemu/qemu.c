@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -448,7 +447,9 @@ static int open_dirs(struct qemu *qemu, struct err *err)
 		(qemu->log_dir_fd = make_dir(config->log_dir, "vm", 0700, err)) < 0)
 		return -1;
 	qemu->lock_fd = openat(qemu->vm_dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (qemu->lock_fd < 0 || flock(qemu->lock_fd, LOCK_EX | LOCK_NB) < 0)
+	/* A lock of the process, not of the descriptor: children between fork and exec do not hold it beyond us. */
+	struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	if (qemu->lock_fd < 0 || fcntl(qemu->lock_fd, F_SETLK, &whole) < 0)
 		return err_errno(err, errno, "run directory '%s': another daemon uses it", config->run_dir);
 	return 0;
 }

@@ -35,9 +35,10 @@ static void on_cont(void *ctx, const json_t *result, const struct err *err)
 
 static void cont(struct instance *instance)
 {
-	/* Not connected: adopt_on_status comes back to it. */
 	if (instance->qmp)
 		instance_qmp(instance, "cont", NULL, on_cont);
+	else
+		instance_limit(instance, CONT_AGAIN_MS, on_again); /* its connection is being made anew */
 }
 
 static void run_loaded(struct instance *instance, uint64_t task, uint64_t epoch)

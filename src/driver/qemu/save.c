@@ -147,6 +147,7 @@ void save_begin(struct instance *instance, uint64_t task)
 	instance->record.stopped_by_copy = instance->record.sealed = false;
 	instance->record.pipe_inode = 0;
 	instance->record.figures = (struct move_figures){.copy_us = loop_wall_ms(qemu->loop) * 1000};
+	instance_drop_stream(instance); /* of the load before, told to quit: its socket's name is used again */
 	save_reset(instance);
 	instance->copy.phase = COPY_STORE;
 	instance->copy.used_bytes = used_bytes(instance);
@@ -467,7 +468,9 @@ static void on_stream(void *ctx, const char *name, const json_t *event)
 
 	if (instance->state != HV_COPYING)
 		return;
-	if (!strcmp(name, "copying") && instance->copy.phase == COPY_HELPER) {
+	if (stream_is_orphan(instance->stream, name, event) && in_stream(instance)) {
+		call_off_with(instance, ERR_UNAVAILABLE, "the copy had not begun when the daemon died");
+	} else if (!strcmp(name, "copying") && instance->copy.phase == COPY_HELPER) {
 		begin_stream(instance);
 	} else if (!strcmp(name, "streamed") && in_stream(instance)) {
 		instance->copy.phase = COPY_SEALING;
@@ -530,9 +533,7 @@ void save_look(struct instance *instance)
 	struct copy *copy = &instance->copy;
 	struct err err;
 
-	if (copy->phase == COPY_NONE && instance->record.sealed) {
-		copy->phase = COPY_SEALED;
-	} else if (copy->phase == COPY_NONE) {
+	if (copy->phase == COPY_NONE) {
 		/* It tells again all that happened, so any phase is reached from here. */
 		copy->phase = COPY_STREAM;
 		copy->used_bytes = used_bytes(instance);
@@ -545,6 +546,12 @@ void save_look(struct instance *instance)
 		}
 		instance_limit(instance, STALL_LIMIT_MS / 10, on_stall_look);
 	}
-	if (in_stream(instance))
-		instance_qmp(instance, "query-migrate", NULL, on_look);
+	if (copy->run_wanted && in_stream(instance))
+		call_off(instance, NULL);
+	if (!in_stream(instance))
+		return;
+	/* If QEMU got the pipe and not the order to use it, nobody would ever write into it: closed, watari-stream sees its
+	 * end. Refused where the order came. */
+	instance_qmp(instance, "closefd", json_pack("{s:s}", "fdname", "save"), NULL);
+	instance_qmp(instance, "query-migrate", NULL, on_look);
 }

@@ -18,7 +18,9 @@ struct stream {
 	struct loop_io *death;
 	int dir_fd;
 	uint32_t reconnects; /* without a word in between */
-	bool in_callback, freed;
+	bool found; /* of an earlier daemon */
+	bool in_callback, freed, ended;
+	bool doomed; /* nobody's any more: lives until it is known whom to kill */
 };
 
 enum { RECONNECTS_MAX = 3 };
@@ -98,11 +100,19 @@ struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_ca
 {
 	struct stream *stream = make(loop, dir_fd, callbacks);
 
+	stream->found = true;
 	if (reach(stream, err) < 0) {
 		stream_free(stream);
 		return NULL;
 	}
 	return stream;
+}
+
+bool stream_is_orphan(const struct stream *stream, const char *name, const json_t *event)
+{
+	const char *state = json_string_value(json_object_get(event, "state"));
+
+	return stream->found && !strcmp(name, "hello") && state && !strcmp(state, "waiting");
 }
 
 void stream_send(struct stream *stream, json_t *command)
@@ -121,10 +131,44 @@ void stream_command(struct stream *stream, const char *name)
 	stream_send(stream, json_pack("{s:s}", "cmd", name));
 }
 
-void stream_kill(struct stream *stream)
+/* Kills it where its number is known, and waits for its death without holding anybody up: a child wants to be reaped. */
+static void doom(struct stream *stream)
 {
-	if (stream->process.pidfd >= 0)
-		process_kill(&stream->process);
+	stream->doomed = true;
+	if (stream->process.pidfd < 0)
+		return; /* found, and its hello has not come yet */
+	process_kill(&stream->process);
+	lines_free(STEAL(stream->lines));
+	if (!stream->death)
+		release(stream);
+}
+
+void stream_end(struct stream *stream)
+{
+	if (!stream)
+		return;
+	if (stream->in_callback)
+		stream->ended = true;
+	else if (stream->process.pidfd < 0 && !stream->lines)
+		release(stream);
+	else
+		doom(stream);
+}
+
+void stream_end_found(struct loop *loop, int dir_fd)
+{
+	struct err err;
+
+	stream_end(stream_find(loop, dir_fd, &(struct stream_callbacks){0}, &err));
+}
+
+/* After a callback: what the owner asked for in it. */
+static void settle(struct stream *stream)
+{
+	if (stream->freed)
+		release(stream);
+	else if (stream->ended)
+		stream_end(stream);
 }
 
 static void tell_gone(struct stream *stream, const struct err *err)
@@ -132,8 +176,7 @@ static void tell_gone(struct stream *stream, const struct err *err)
 	stream->in_callback = true;
 	stream->callbacks.gone(stream->callbacks.ctx, err);
 	stream->in_callback = false;
-	if (stream->freed)
-		release(stream);
+	settle(stream);
 }
 
 /* What it said last is read before its death is told: the connection's end comes behind it. */
@@ -147,6 +190,10 @@ static void on_death(void *ctx, uint32_t events)
 	if (!process_dead(&stream->process, how))
 		return;
 	loop_io_cancel(stream->loop, STEAL(stream->death));
+	if (stream->doomed) {
+		release(stream);
+		return;
+	}
 	if (stream->lines)
 		return;
 	err_set(&err, ERR_UNAVAILABLE, "watari-stream ended%s%s", how[0] ? ": " : "", how);
@@ -161,6 +208,10 @@ static void on_closed(void *ctx, const struct err *why)
 
 	(void)why;
 	lines_free(STEAL(stream->lines));
+	if (stream->doomed) {
+		release(stream);
+		return;
+	}
 	/* It drops a client that reads too slowly; then it listens still. */
 	if (stream->reconnects++ < RECONNECTS_MAX && !reach(stream, &err))
 		return;
@@ -198,9 +249,12 @@ static void on_line(void *ctx, char *text, size_t size)
 	stream->reconnects = 0;
 	if (!strcmp(name, "hello"))
 		learn_process(stream, json);
+	if (stream->doomed) {
+		doom(stream);
+		return;
+	}
 	stream->in_callback = true;
 	stream->callbacks.event(stream->callbacks.ctx, name, json);
 	stream->in_callback = false;
-	if (stream->freed)
-		release(stream);
+	settle(stream);
 }

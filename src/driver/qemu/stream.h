@@ -35,10 +35,16 @@ struct stream *stream_spawn(struct loop *loop, const struct stream_spawn *spawn,
 /* The helper of an earlier run. NULL: there is none that lives. */
 struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_callbacks *callbacks, struct err *err);
 
+/* It was never told to start, and the daemon that was about to is dead: `event` is its hello. */
+bool stream_is_orphan(const struct stream *stream, const char *name, const json_t *event);
+
 /* Takes over the command. */
 void stream_send(struct stream *stream, json_t *command);
 void stream_command(struct stream *stream, const char *name); /* one without members */
 
-/* SIGKILL; `gone` follows. */
-void stream_kill(struct stream *stream);
+/* Leaves the process alone. */
 void stream_free(struct stream *stream);
+/* SIGKILL, as soon as its number is known; no callback comes any more. Takes NULL. */
+void stream_end(struct stream *stream);
+/* The same with one of an earlier daemon, where there is one. */
+void stream_end_found(struct loop *loop, int dir_fd);
