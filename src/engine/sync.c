@@ -266,11 +266,29 @@ static void begin_transfer(struct engine *engine)
 	transfer_send(engine);
 }
 
+/* What a member has applied was committed: a log that ends before it is not the one to take, whatever its term. */
+static uint32_t best_member(const struct engine *engine)
+{
+	uint64_t applied = 0;
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		if (engine->peers[i].told && engine->peers[i].applied > applied)
+			applied = engine->peers[i].applied;
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		const struct peer *peer = &engine->peers[id - 1];
+		if (peer->told && peer->index >= applied && (!best || better(peer, &engine->peers[best - 1])))
+			best = id;
+	}
+	return best;
+}
+
 static void on_state(struct engine *engine, uint32_t from, const struct message *message)
 {
 	uint64_t term = engine->view.ring_seq;
 
-	if (engine->sync != SYNC_COLLECT || message->nonce != engine->nonce)
+	/* Nobody has applied what he does not have: such a message would leave no best member. */
+	if (engine->sync != SYNC_COLLECT || message->nonce != engine->nonce || message->applied > message->index)
 		return;
 	engine->peers[from - 1] = (struct peer){.told = true,
 		.term = message->term,
@@ -285,14 +303,13 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 			continue;
 		if (!peer->told)
 			return;
-		if (!engine->best || better(peer, &engine->peers[engine->best - 1]))
-			engine->best = id;
 		/* Rises also when corosync has lost its own ring number. */
 		if (peer->term >= term)
 			term = peer->term + 1;
 		if (peer->pledged >= term)
 			term = peer->pledged + 1;
 	}
+	engine->best = best_member(engine);
 	engine->term = term;
 	begin_transfer(engine);
 }
@@ -407,6 +424,11 @@ static void on_end(struct engine *engine, const struct message *message)
 	bool behind = own->index < best->applied || (own->index == best->applied && own->digest != best->digest);
 
 	if (engine->best != engine->ports.group->node) {
+		/* Not from an honest sender: nothing of what is committed here is given up for it. */
+		if (own->index > best->index) {
+			sync_leave(engine, "the log that was sent lacks what is committed here");
+			return;
+		}
 		if (behind && !take_snapshot(engine)) {
 			sync_leave(engine, "the state that was sent does not hold what it says");
 			return;
