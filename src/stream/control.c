@@ -30,7 +30,7 @@ struct control {
 	size_t in_size;
 	char *out;
 	size_t out_size;
-	uint64_t began_ms, ended_ms, progress_ms;
+	uint64_t idle_ms, ended_ms, progress_ms;
 	bool started;
 	bool quit;
 	char *last_progress;
@@ -59,7 +59,7 @@ struct control *control_new(int listen_fd, const struct control_ops *ops, struct
 	control->ops = ops;
 	control->listen_fd = listen_fd;
 	control->client = -1;
-	control->began_ms = now_ms();
+	control->idle_ms = now_ms();
 	pthread_mutex_init(&control->lock, NULL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -137,6 +137,7 @@ static void client_drop(struct control *control)
 	if (control->client >= 0)
 		close(control->client);
 	control->client = -1;
+	control->idle_ms = now_ms();
 	control->in_size = 0;
 	control->out_size = 0;
 }
@@ -384,8 +385,8 @@ static int wait_of(struct control *control)
 
 	if (ended)
 		due = control->ended_ms + STREAM_LINGER_MS;
-	else if (!control->started)
-		due = control->began_ms + STREAM_START_WAIT_MS;
+	else if (!control->started && control->client < 0)
+		due = control->idle_ms + STREAM_START_WAIT_MS;
 	if (!ended && control->started && control->client >= 0)
 		due = control->progress_ms + STREAM_PROGRESS_MS;
 	return due > now ? (int)(due - now) : 0;
@@ -400,7 +401,7 @@ static void times_up(struct control *control)
 		control->ended_ms = now;
 	if (ended && now >= control->ended_ms + STREAM_LINGER_MS)
 		control->quit = true;
-	if (!control->started && now >= control->began_ms + STREAM_START_WAIT_MS)
+	if (!control->started && control->client < 0 && now >= control->idle_ms + STREAM_START_WAIT_MS)
 		control->quit = true;
 	if (!ended && control->started && control->client >= 0 && now >= control->progress_ms + STREAM_PROGRESS_MS)
 		tell_progress(control, true);

@@ -27,8 +27,8 @@
  * Control channel: lines of JSON, one object each, at most STREAM_LINE_MAX bytes. One client at a time; a new one
  * replaces the old one. Each client first gets `hello`, then every milestone so far again (marked "replay": true) and
  * the newest `progress`, then what follows. A client that does not read is dropped, never waited for. Peers with
- *another uid than the helper's or root's are refused. Without a client and a `start` within 60 s the helper exits,
- *nothing done.
+ * another uid than the helper's or root's are refused. A helper that waits for its `start` exits when it had no client
+ * for 60 s, nothing done.
  *
  * Commands (member "cmd"):
  *	{"cmd": "start", ...}	once; see below. A second one is refused

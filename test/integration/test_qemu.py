@@ -421,7 +421,7 @@ def test_the_target_fails_at_any_moment_of_a_load(host, node, victim):
     task = 161
     for task, delay_ms in enumerate((0, 1, 2, 4, 8, 15, 25, 40, 60, 100), 161):
         b.call("standby", definition, task=task)
-        b.expect("prepared")
+        b.expect("prepared", skip=["gone", "failed"])  # of the kill before
         b.call("load", definition, task=task, state_task=160, state_epoch=1)
         time.sleep(delay_ms / 1000)
         if victim == "qemu":
@@ -432,7 +432,7 @@ def test_the_target_fails_at_any_moment_of_a_load(host, node, victim):
         else:
             b.restart()
         if b.state(vm) == "loading":
-            b.expect("failed", "loaded")
+            b.expect("failed", "loaded", skip=["gone"])
         b.call("kill", vm=vm)
         wait_until(lambda: b.state(vm) == "absent", 10, "nothing there")
         wait_until(lambda: not left_over(b), 5, "nothing left")
@@ -440,7 +440,7 @@ def test_the_target_fails_at_any_moment_of_a_load(host, node, victim):
             b.lines.get()
         b.seen.clear()
     b.call("standby", definition, task=200)
-    b.expect("prepared")
+    b.expect("prepared", skip=["gone", "failed"])
     b.call("load", definition, task=200, state_task=160, state_epoch=1)
     filling = b.expect("loaded")["filling"]
     b.call("run", vm=vm, task=200, epoch=2)

@@ -76,6 +76,9 @@ static void adopt_live(struct qemu *qemu, int dir_fd, const struct record *recor
 		(int)process->pid, (unsigned long long)record->epoch);
 	instance_watch_death(instance);
 	instance_connect(instance);
+	/* Its helper holds the connection on which its QEMU waits; the engine may ask for the load at once. */
+	if (instance->state == HV_STANDBY)
+		load_look(instance);
 	if (instance->state == HV_STOPPING) {
 		instance->ending = endings[record->cause];
 		instance_limit(instance, QUIT_LIMIT_MS, on_quit_limit);
@@ -191,17 +194,17 @@ void adopt_on_status(struct instance *instance, const char *status)
 	case HV_LOADED:
 		/* The event was lost with the connection. */
 		if (instance->run_wanted && !strcmp(status, "running"))
-			run_on_resume(instance, loop_wall_ms(instance->qemu->loop) * 1000);
+			run_on_resume(instance, instance_now_us());
 		else
 			load_look(instance);
 		return;
+	case HV_STANDBY:
 	case HV_LOADING:
 		load_look(instance);
 		return;
 	case HV_ABSENT:
 	case HV_STARTING:
 	case HV_PREPARING:
-	case HV_STANDBY:
 	case HV_STOPPING:
 		return;
 	}

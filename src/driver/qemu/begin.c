@@ -271,20 +271,13 @@ static void started(struct instance *instance, const char *status)
 static void on_incoming(void *ctx, const json_t *result, const struct err *err)
 {
 	struct instance *instance = ctx;
-	struct hv_event event;
 
 	if (instance->state != HV_PREPARING)
 		return;
-	if (!result) {
+	if (result)
+		load_prepare(instance);
+	else
 		fail(instance, err);
-		return;
-	}
-	instance->record.figures.prepared_us = loop_wall_ms(instance->qemu->loop) * 1000;
-	instance_save(instance, NULL);
-	instance_limit(instance, 0, NULL);
-	instance_go(instance, HV_STANDBY);
-	event = qemu_event(instance, HV_EVENT_PREPARED);
-	qemu_tell(instance->qemu, &event);
 }
 
 static void listen_for_state(struct instance *instance)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <time.h>
 
 /* What may be in an instance's directory; guest/ and what QEMU makes in it come extra. */
 static const char *const instance_files[] = {
@@ -24,6 +25,7 @@ struct instance *instance_new(struct qemu *qemu, const struct vm_def *def, enum 
 	instance->state = state;
 	instance->dir_fd = -1;
 	instance->process.pidfd = -1;
+	instance->incoming_fd = -1;
 	save_reset(instance);
 	instance->record.def = *def;
 	instance->record.kvm = qemu->kvm;
@@ -48,6 +50,7 @@ void instance_free(struct instance *instance)
 	stream_free(instance->stream);
 	cleanup_fd_(&instance->process.pidfd);
 	cleanup_fd_(&instance->dir_fd);
+	cleanup_fd_(&instance->incoming_fd);
 	cleanup_fd_(&instance->copy.state_fd);
 	cleanup_fd_(&instance->copy.pipe_write);
 	cleanup_fd_(&instance->copy.drain_fd);
@@ -90,6 +93,14 @@ int instance_save(struct instance *instance, struct err *err)
 		return -1;
 	}
 	return 0;
+}
+
+uint64_t instance_now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
 void instance_limit(struct instance *instance, uint64_t limit_ms, loop_timer_fn *fn)
@@ -181,6 +192,17 @@ static void died_why(struct instance *instance, const char *how, struct err *err
 			how[0] ? ": " : "", how, words[0] ? "; its last words: " : "", words);
 }
 
+/* Why QEMU closed its end of a load, for example, it says only there. */
+static void add_last_words(struct instance *instance, struct err *why)
+{
+	char words[240];
+	size_t used = strlen(why->text);
+
+	last_words(instance, words, sizeof(words));
+	if (words[0] && !strstr(why->text, words))
+		snprintf(why->text + used, sizeof(why->text) - used, "; QEMU's last words: %s", words);
+}
+
 void instance_drop_stream(struct instance *instance)
 {
 	stream_end(STEAL(instance->stream));
@@ -200,6 +222,7 @@ static uint32_t last_events(struct instance *instance, const char *how, struct h
 		died_why(instance, how, &why);
 	}
 	if (ending == ENDING_FAILED) {
+		add_last_words(instance, &why);
 		events[count] = qemu_event(instance, HV_EVENT_FAILED);
 		events[count++].err = why;
 	}

@@ -100,6 +100,7 @@ struct instance {
 	enum ending ending;
 	struct err why;
 	struct copy copy;
+	int incoming_fd; /* of a standby: connected to its QEMU, as its helper's is; -1 after a restart of the daemon */
 	bool verify_all; /* of the load under way */
 	bool stalled;	 /* its pages cannot be read; the guest is paused for that */
 	uint64_t moved_pages, moved_ms; /* of a load: progress, and when it was seen last */
@@ -144,6 +145,7 @@ void instance_free(struct instance *instance); /* the process lives on */
 void instance_go(struct instance *instance, enum hv_state state);
 /* Writes the record down. A failure is logged: what it costs is said where it is called. */
 int instance_save(struct instance *instance, struct err *err);
+uint64_t instance_now_us(void); /* CLOCK_REALTIME: for figures */
 void instance_limit(struct instance *instance, uint64_t limit_ms, loop_timer_fn *fn); /* replaces; 0: none */
 int instance_make_dir(struct instance *instance, struct err *err);
 void instance_remove_files(int dir_fd);
@@ -178,8 +180,10 @@ void call_off_helper_over(struct instance *instance);
 void call_off_on_migration(struct instance *instance);
 
 /* load.c */
+/* QEMU waits for a state: a watari-stream for the move's own state beside it, then PREPARED. */
+void load_prepare(struct instance *instance);
 void load_begin(struct instance *instance, const struct hv_saved *saved);
-/* A load or a filling of an earlier daemon. */
+/* A standby, load or filling of an earlier daemon. */
 void load_look(struct instance *instance);
 
 /* run.c */

@@ -13,8 +13,10 @@ struct open_job {
 	struct job job;
 	struct instance *instance;
 	struct hv_saved saved;
+	bool prepare; /* for the state of this very move, which the source has not begun to write */
 	char state_dir[PATH_BYTES];
 	char vm[UUID_BYTES];
+	uint32_t owner;
 	int fd;
 	struct err err;
 };
@@ -31,16 +33,22 @@ static void open_work(struct job *job)
 {
 	struct open_job *open = (struct open_job *)job;
 
-	open->fd = state_store_open(open->state_dir, open->vm, open->saved.task, &open->err);
+	if (open->prepare)
+		open->fd = state_store_make(open->state_dir, open->vm, open->saved.task, open->owner, &open->err);
+	else
+		open->fd = state_store_open(open->state_dir, open->vm, open->saved.task, &open->err);
 }
 
 static int start_helper(struct instance *instance, int state_fd, struct err *err)
 {
 	struct qemu *qemu = instance->qemu;
 	CLEANUP_FD int log = instance_open_log(instance, ".log", err);
-	CLEANUP_FD int incoming = log < 0 ? -1 : sock_connect(instance->dir_fd, "guest/incoming.sock", err);
 
-	if (incoming < 0)
+	if (log < 0)
+		return -1;
+	if (instance->incoming_fd < 0)
+		instance->incoming_fd = sock_connect(instance->dir_fd, "guest/incoming.sock", err);
+	if (instance->incoming_fd < 0)
 		return -1;
 	instance->stream = stream_spawn(qemu->loop,
 		&(struct stream_spawn){.binary = qemu->config.stream_binary,
@@ -48,20 +56,32 @@ static int start_helper(struct instance *instance, int state_fd, struct err *err
 			.uid = qemu->config.uid_base,
 			.dir_fd = instance->dir_fd,
 			.log_fd = log,
-			.qemu_fd = incoming,
+			.qemu_fd = instance->incoming_fd,
 			.state_fd = state_fd,
 			.memory_fd = -1},
 		&(struct stream_callbacks){.ctx = instance, .event = on_stream, .gone = on_stream_gone}, err);
 	return instance->stream ? 0 : -1;
 }
 
+static void start_load(struct instance *instance, const struct hv_saved *saved)
+{
+	/* Before it runs all memory is wanted in a cold restore: then it depends on the state's storage no longer, and every
+	 * page has been checked. */
+	bool eager = !instance->record.postcopy || saved->verify_all;
+
+	/* The helper has its own: when it dies, QEMU sees it. */
+	if (instance->incoming_fd >= 0)
+		close(STEAL_FD(instance->incoming_fd));
+	stream_send(instance->stream,
+		json_pack("{s:s, s:s, s:s, s:I, s:o}", "cmd", "start", "mode", eager ? "eager" : "postcopy", "verify", "served",
+			"ram_bytes", (json_int_t)instance->record.def.memory_mib << 20, "expect",
+			facts_to_expect(instance, saved)));
+}
+
 static void open_done(struct job *job, const struct err *err)
 {
 	struct open_job *open = (struct open_job *)job;
 	struct instance *instance = open->instance;
-	/* Before it runs all memory is wanted in a cold restore: then it depends on the state's storage no longer, and every
-	 * page has been checked. */
-	bool eager = !instance->record.postcopy || open->saved.verify_all;
 	struct err why;
 
 	instance->job = NULL;
@@ -69,14 +89,10 @@ static void open_done(struct job *job, const struct err *err)
 		fail(instance, err ? err : &open->err);
 		return;
 	}
-	if (start_helper(instance, open->fd, &why) < 0) {
+	if (start_helper(instance, open->fd, &why) < 0)
 		fail(instance, &why);
-		return;
-	}
-	stream_send(instance->stream,
-		json_pack("{s:s, s:s, s:s, s:I, s:o}", "cmd", "start", "mode", eager ? "eager" : "postcopy", "verify", "served",
-			"ram_bytes", (json_int_t)instance->record.def.memory_mib << 20,
-			"expect", facts_to_expect(instance, &open->saved)));
+	else if (!open->prepare)
+		start_load(instance, &open->saved);
 }
 
 static void open_destroy(struct job *job)
@@ -104,29 +120,64 @@ static void on_limit(void *ctx)
 	fail(instance, &err);
 }
 
-void load_begin(struct instance *instance, const struct hv_saved *saved)
+static void open_state(struct instance *instance, const struct hv_saved *saved, bool prepare)
 {
 	struct open_job *open = calloc(1, sizeof(*open));
 	struct qemu *qemu = instance->qemu;
 
 	assert(open);
-	instance->record.step = STEP_LOAD;
-	instance->record.state_task = saved->task;
-	instance->record.state_epoch = saved->epoch;
-	instance->record.figures.loading_us = loop_wall_ms(qemu->loop) * 1000;
-	instance->verify_all = saved->verify_all;
-	instance->moved_ms = loop_now_ms(qemu->loop);
-	instance_save(instance, NULL);
-	instance_go(instance, HV_LOADING);
-	instance_limit(instance, saved->verify_all ? STALL_LIMIT_MS / 10 : LOAD_STEP_LIMIT_MS, on_limit);
 	open->job = (struct job){.work = open_work, .done = open_done, .destroy = open_destroy};
 	open->instance = instance;
 	open->saved = *saved;
+	open->prepare = prepare;
+	open->owner = qemu->config.uid_base;
 	open->fd = -1;
 	snprintf(open->state_dir, sizeof(open->state_dir), "%s", qemu->config.state_dir);
 	snprintf(open->vm, sizeof(open->vm), "%s", instance->record.def.uuid);
 	instance->job = &open->job;
 	job_start(qemu->jobs, &open->job, STORE_LIMIT_MS);
+}
+
+/* In a move the guest is stopped from the seal on: whatever can be done before is. */
+void load_prepare(struct instance *instance)
+{
+	open_state(instance, &(struct hv_saved){.task = instance->record.task}, true);
+}
+
+static void prepared(struct instance *instance)
+{
+	struct hv_event event;
+
+	instance->record.figures.prepared_us = instance_now_us();
+	instance_save(instance, NULL);
+	instance_limit(instance, 0, NULL);
+	instance_go(instance, HV_STANDBY);
+	event = qemu_event(instance, HV_EVENT_PREPARED);
+	qemu_tell(instance->qemu, &event);
+}
+
+void load_begin(struct instance *instance, const struct hv_saved *saved)
+{
+	struct qemu *qemu = instance->qemu;
+
+	instance->record.step = STEP_LOAD;
+	instance->record.state_task = saved->task;
+	instance->record.state_epoch = saved->epoch;
+	instance->record.figures.loading_us = instance_now_us();
+	instance->verify_all = saved->verify_all;
+	instance->moved_ms = loop_now_ms(qemu->loop);
+	instance_save(instance, NULL);
+	instance_go(instance, HV_LOADING);
+	instance_limit(instance, saved->verify_all ? STALL_LIMIT_MS / 10 : LOAD_STEP_LIMIT_MS, on_limit);
+	if (saved->task == instance->record.task && instance->stream) {
+		start_load(instance, saved);
+		return;
+	}
+	/* A restore is of an older task's state: the helper that stands by has another directory. Its connection goes on. */
+	if (instance->incoming_fd < 0 && instance->stream)
+		instance->incoming_fd = stream_take_qemu_fd(instance->stream);
+	instance_drop_stream(instance);
+	open_state(instance, saved, false);
 }
 
 static uint64_t at_us(const json_t *event)
@@ -231,7 +282,9 @@ static void on_stream(void *ctx, const char *name, const json_t *event)
 	struct instance *instance = ctx;
 	struct err err;
 
-	if (stream_is_orphan(instance->stream, name, event)) {
+	if (!strcmp(name, "hello") && instance->state == HV_PREPARING) {
+		prepared(instance);
+	} else if (stream_is_orphan(instance->stream, name, event) && instance->state == HV_LOADING) {
 		err_set(&err, ERR_UNAVAILABLE, "the load had not begun when the daemon died");
 		lost(instance, &err);
 	} else if (!strcmp(name, "loaded") && instance->state == HV_LOADING)
@@ -271,7 +324,9 @@ static void on_stream_gone(void *ctx, const struct err *err)
 	struct instance *instance = ctx;
 
 	stream_free(STEAL(instance->stream));
-	if (instance->state == HV_LOADING)
+	if (instance->state == HV_PREPARING)
+		fail(instance, err);
+	else if (instance->state == HV_LOADING)
 		lost(instance, err);
 	else if (instance->record.filling && instance->state != HV_STOPPING && instance->qmp)
 		instance_qmp(instance, "query-migrate", NULL, on_last_look);

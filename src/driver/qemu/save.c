@@ -146,7 +146,7 @@ void save_begin(struct instance *instance, uint64_t task)
 	instance->record.task = task;
 	instance->record.stopped_by_copy = instance->record.sealed = false;
 	instance->record.pipe_inode = 0;
-	instance->record.figures = (struct move_figures){.copy_us = loop_wall_ms(qemu->loop) * 1000};
+	instance->record.figures = (struct move_figures){.copy_us = instance_now_us()};
 	instance_drop_stream(instance); /* of the load before, told to quit: its socket's name is used again */
 	save_reset(instance);
 	instance->copy.phase = COPY_STORE;

@@ -47,7 +47,7 @@ int state_store_open(const char *state_dir, const char *vm, uint64_t task, struc
 	return vm_dir < 0 ? -1 : open_dir(vm_dir, name, false, 0, err);
 }
 
-static int make(const char *state_dir, const char *vm, uint64_t task, uint32_t owner, struct err *err)
+int state_store_make(const char *state_dir, const char *vm, uint64_t task, uint32_t owner, struct err *err)
 {
 	char name[24];
 
@@ -83,7 +83,7 @@ static int remove_litter(int dir, struct err *err)
 int state_store_create(const char *state_dir, const char *vm, uint64_t task, uint32_t owner, uint64_t bytes,
 	struct err *err)
 {
-	CLEANUP_FD int dir = make(state_dir, vm, task, owner, err);
+	CLEANUP_FD int dir = state_store_make(state_dir, vm, task, owner, err);
 	struct statvfs room;
 
 	if (dir < 0 || remove_litter(dir, err) < 0)

@@ -12,6 +12,9 @@
 /* Opens the directory of a state that is there. */
 int state_store_open(const char *state_dir, const char *vm, uint64_t task, struct err *err);
 
+/* The directory of a state that the source of a move will write, made if it is not there: so both sides can begin. */
+int state_store_make(const char *state_dir, const char *vm, uint64_t task, uint32_t owner, struct err *err);
+
 /* An empty directory for a new state, the owner's (litter of an attempt that did not end is removed), with room for `bytes`. ERR_EXISTS
  * when there is a whole state already, ERR_NO_SPACE with the figures. */
 int state_store_create(const char *state_dir, const char *vm, uint64_t task, uint32_t owner, uint64_t bytes,

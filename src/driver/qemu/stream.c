@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/pidfd.h>
 
 #define STREAM_SOCKET "stream.sock"
 
@@ -113,6 +114,11 @@ bool stream_is_orphan(const struct stream *stream, const char *name, const json_
 	const char *state = json_string_value(json_object_get(event, "state"));
 
 	return stream->found && !strcmp(name, "hello") && state && !strcmp(state, "waiting");
+}
+
+int stream_take_qemu_fd(const struct stream *stream)
+{
+	return stream->process.pidfd < 0 ? -1 : pidfd_getfd(stream->process.pidfd, STREAM_FD_QEMU, 0);
 }
 
 void stream_send(struct stream *stream, json_t *command)

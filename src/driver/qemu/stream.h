@@ -38,6 +38,9 @@ struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_ca
 /* It was never told to start, and the daemon that was about to is dead: `event` is its hello. */
 bool stream_is_orphan(const struct stream *stream, const char *name, const json_t *event);
 
+/* A copy of the descriptor by which it is connected to QEMU, or -1. */
+int stream_take_qemu_fd(const struct stream *stream);
+
 /* Takes over the command. */
 void stream_send(struct stream *stream, json_t *command);
 void stream_command(struct stream *stream, const char *name); /* one without members */
