@@ -80,7 +80,6 @@ struct local {
 	char gone_text[REASON_BYTES];
 	uint64_t resumed_epoch;
 	uint64_t resumed_task;
-	bool filling; /* the load under way is by post-copy */
 	struct move_figures figures;
 	/* The report that was sent last, so that it is not sent at every look. */
 	enum event_kind report_kind;

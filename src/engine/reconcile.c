@@ -59,7 +59,7 @@ static void report_simple(const struct look *look, enum event_kind kind)
 {
 	struct event event = {.kind = kind, .epoch = look->duty.epoch, .task = look->duty.task};
 
-	event.filling = look->local->filling;
+	event.filling = look->info.filling; /* the machine knows it also after a restart of the daemon */
 	report(look, &event);
 }
 
@@ -463,11 +463,9 @@ void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
 	case HV_EVENT_STARTED:
 	case HV_EVENT_PREPARED:
 	case HV_EVENT_SEALED:
+	case HV_EVENT_LOADED:
 	case HV_EVENT_FILLED:
 	case HV_EVENT_PROGRESS:
-		break;
-	case HV_EVENT_LOADED:
-		local->filling = event->filling;
 		break;
 	case HV_EVENT_RESUMED:
 		local->resumed_epoch = event->epoch;

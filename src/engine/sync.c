@@ -142,6 +142,12 @@ void sync_on_view(void *ctx, const struct group_view *view)
 	engine_status_changed(engine);
 }
 
+/* A sync is begun again when it stands still, not when it takes long: a large state over a slow network never ended. */
+static void sync_goes_on(struct engine *engine)
+{
+	engine->sync_since_ms = loop_now_ms(engine->ports.loop);
+}
+
 static void on_begin(struct engine *engine, uint32_t from, const struct message *message)
 {
 	struct message state = {.kind = MESSAGE_STATE, .nonce = message->nonce};
@@ -290,6 +296,7 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 	/* Nobody has applied what he does not have: such a message would leave no best member. */
 	if (engine->sync != SYNC_COLLECT || message->nonce != engine->nonce || message->applied > message->index)
 		return;
+	sync_goes_on(engine);
 	engine->peers[from - 1] = (struct peer){.told = true,
 		.term = message->term,
 		.index = message->index,
@@ -470,6 +477,7 @@ void sync_on_message(struct engine *engine, uint32_t from, const struct message 
 	}
 	if (engine->sync != SYNC_TRANSFER || message->nonce != engine->nonce || from != engine->best)
 		return;
+	sync_goes_on(engine);
 	if (message->kind == MESSAGE_END) {
 		on_end(engine, message);
 	} else if (engine->best == engine->ports.group->node) {

@@ -33,7 +33,7 @@ struct hv_info {
 	enum hv_state state;
 	uint64_t epoch; /* under which the guest was let run; of STANDBY … LOADED: 0 */
 	uint64_t task;	/* of the copy or load under way or done; 0 */
-	bool filling;	/* pages are still being read */
+	bool filling; /* pages are still being read: from LOADED on, where the state is loaded on demand */
 	bool shutdown_asked;
 };
 

@@ -225,6 +225,7 @@ static void hv_load(struct hypervisor *hv, const struct vm_def *def, uint64_t ta
 
 	(void)def, (void)saved;
 	m->web.state = HV_LOADED;
+	m->web.filling = true;
 	hv_tell(m, HV_EVENT_LOADED, 0, task);
 }
 
