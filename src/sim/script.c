@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The words of a scenario's script. Each line waits for its time or its condition, then does one thing:
  *
- *	at MS COMMAND				at this time of the run
+ *	at MS [COMMAND]				at this time of the run
  *	when VM=STATE[/PHASE] COMMAND		as soon as any node has committed that
  *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting, running,
  *						copying, stopped, sealed, preparing, standby, loading, loaded, absent)
@@ -573,8 +573,9 @@ static int run_line(struct words *words, bool *ended)
 		*ended = true;
 		return 0;
 	}
-	return strcmp(words->at[0], "at") == 0 ? run_command(&rest)
-					       : err_set(words->err, ERR_INVALID, "'%s': at, when, expect or end", words->at[0]);
+	if (!strcmp(words->at[0], "at"))
+		return rest.count ? run_command(&rest) : 0;
+	return err_set(words->err, ERR_INVALID, "'%s': at, when, expect or end", words->at[0]);
 }
 
 int script_run(struct scenario *scenario, FILE *script, struct err *err)

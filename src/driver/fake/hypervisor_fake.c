@@ -119,12 +119,20 @@ static void tell(struct machine *machine, const char *vm, struct hv_event event)
 	tell_after(machine, vm, event, 0);
 }
 
+/* From LOADED on, where the state was loaded on demand. */
+static bool is_filling(const struct instance *instance)
+{
+	if (instance->state == HV_LOADED)
+		return instance->machine->config.postcopy && !instance->verify_all;
+	return instance->copy && instance->copy->filling;
+}
+
 static struct hv_event event_of(const struct instance *instance, enum hv_event_kind kind)
 {
 	return (struct hv_event){.kind = kind,
 		.epoch = instance->epoch,
 		.task = instance->task,
-		.filling = instance->copy && instance->copy->filling,
+		.filling = is_filling(instance),
 		.figures = instance->figures};
 }
 
@@ -310,9 +318,7 @@ static void load_done(struct instance *instance)
 	} else {
 		instance->state = HV_LOADED;
 		instance->figures.loaded_us = now_us(machine);
-		struct hv_event event = event_of(instance, HV_EVENT_LOADED);
-		event.filling = machine->config.postcopy && !instance->verify_all;
-		tell(machine, instance->def.uuid, event);
+		tell(machine, instance->def.uuid, event_of(instance, HV_EVENT_LOADED));
 	}
 }
 
@@ -415,7 +421,7 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 	*info = (struct hv_info){.state = instance->state,
 		.epoch = instance->epoch,
 		.task = instance->task,
-		.filling = instance->copy && instance->copy->filling,
+		.filling = is_filling(instance),
 		.shutdown_asked = instance->shutdown_asked};
 }
 
@@ -565,7 +571,7 @@ static void let_run(struct instance *instance, uint64_t epoch)
 
 	if (instance->state == HV_LOADED) {
 		struct world_state *state = world_state(machine->world, instance->def.uuid, instance->reading);
-		bool filling = machine->config.postcopy && !instance->verify_all;
+		bool filling = is_filling(instance);
 		if (!state) {
 			instance_die(instance, GONE_DIED, "the saved state was deleted before its pages were read");
 			return;
