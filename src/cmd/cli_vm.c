@@ -159,8 +159,8 @@ int run_vm_create(struct cli *cli)
 	if (!name)
 		return err_set(&cli->err, ERR_SYSTEM, "out of memory");
 	bool start = cli_flag(cli, "start") && !cli_flag(cli, "dry-run");
-	snprintf(done, sizeof(done), start ? "VM %.64s is defined" : "VM %.64s is defined; start it: watari vm start %.64s", name,
-		name);
+	snprintf(done, sizeof(done),
+		start ? "VM %.64s is defined" : "VM %.64s is defined; start it: watari vm start %.64s", name, name);
 	json_t *args = json_pack("{s:O}", "definition", definition);
 	if (!start)
 		return cli_change(cli, "vm.create", name, args, done);

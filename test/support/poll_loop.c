@@ -40,6 +40,7 @@ struct poll_loop {
 	pthread_mutex_t lock;
 	struct posted *posted;
 	int wake_fd;
+	uint64_t skipped_ms;
 };
 
 static uint64_t clock_ms(clockid_t clock)
@@ -52,8 +53,7 @@ static uint64_t clock_ms(clockid_t clock)
 
 static uint64_t now_ms(struct loop *loop)
 {
-	(void)loop;
-	return clock_ms(CLOCK_BOOTTIME);
+	return clock_ms(CLOCK_BOOTTIME) + ((struct poll_loop *)loop)->skipped_ms;
 }
 
 static uint64_t wall_ms(struct loop *loop)
@@ -235,4 +235,9 @@ void poll_loop_once(struct loop *loop, int wait_ms)
 			run_posted(self);
 	}
 	run_timers(self);
+}
+
+void poll_loop_skip(struct loop *loop, uint64_t ms)
+{
+	((struct poll_loop *)loop)->skipped_ms += ms;
 }

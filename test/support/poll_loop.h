@@ -8,3 +8,5 @@ struct loop *poll_loop_new(void);
 void poll_loop_free(struct loop *loop);
 /* Runs what is due, and waits at most this long for more. */
 void poll_loop_once(struct loop *loop, int wait_ms);
+/* From now on the loop's clock is this much further: what was to wait is due. */
+void poll_loop_skip(struct loop *loop, uint64_t ms);

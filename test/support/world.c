@@ -64,7 +64,8 @@ static void deliver(void *ctx)
 			struct machine *m = &world->machines[id];
 			struct group_callbacks callbacks = engine_group_callbacks(m->engine);
 			if (m->in_group && m->cut == world->machines[from].cut)
-				callbacks.deliver(callbacks.ctx, from, world->queue[slot].bytes, world->queue[slot].size);
+				callbacks.deliver(
+					callbacks.ctx, from, world->queue[slot].bytes, world->queue[slot].size);
 		}
 		free(world->queue[slot].bytes);
 	}

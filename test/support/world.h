@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Three real engines in one process and in real time, on a perfect group, stores that forget and machines on which every
- * guest does what it is told: enough world for the API and the CLI to be tested whole. Faults are the simulator's. */
+ * Three real engines in one process and in real time, on a perfect group, stores that forget and machines on which
+ * every guest does what it is told: enough world for the API and the CLI to be tested whole. Faults are the
+ * simulator's. */
 #pragma once
 
 #include "engine/engine.h"

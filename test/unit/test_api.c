@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The API's socket as a hostile client meets it (faults D1, D2, D4): framing, bounds, wrong JSON, slow readers; and what
- * an honest one may rely on. A real socket and real engines in one process. */
+ * The API's socket as a hostile client meets it (faults D1, D2, D4): framing, bounds, wrong JSON, slow readers; and
+ * what an honest one may rely on. A real socket and real engines in one process. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +17,9 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 struct fixture {
 	struct loop *loop;
@@ -266,7 +268,8 @@ static void bad_lines_are_refused_and_the_connection_lives(void **state)
 		{"{\"id\":1,\"call\":\"vm.show\",\"args\":{\"vm\":\"\xff\"}}", "invalid", "not JSON"},
 		{"{\"id\":1,\"call\":\"task.show\",\"args\":{\"task\":-1}}", "invalid", "task: a whole number"},
 		{"{\"id\":1,\"call\":\"task.show\",\"args\":{\"task\":99}}", "not-found", "no task 99"},
-		{"{\"id\":1,\"call\":\"vm.list\",\"args\":{\"limit\":1001}}", "invalid", "limit: a whole number from 0 to 1000"},
+		{"{\"id\":1,\"call\":\"vm.list\",\"args\":{\"limit\":1001}}", "invalid",
+			"limit: a whole number from 0 to 1000"},
 		{"[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]", "invalid", "nested deeper"},
 	};
 	struct peer *peer = peer_new(*state);
@@ -334,19 +337,26 @@ static void bad_definitions_name_the_rule(void **state)
 		{"{\"name\":\"web\",\"memory_mib\":64}", "invalid", "nothing to boot from"},
 		{"{\"name\":\"../web\",\"memory_mib\":64}", "invalid", "name '../web'"},
 		{"{\"name\":\"web;reboot\",\"memory_mib\":64}", "invalid", "name 'web;reboot'"},
-		{"{\"name\":\"w\xd0\xb5" "b\",\"memory_mib\":64}", "invalid", "1 to 63 of a-z"},
+		{"{\"name\":\"w\xd0\xb5"
+		 "b\",\"memory_mib\":64}",
+			"invalid", "1 to 63 of a-z"},
 		{"{\"name\":\"web\",\"memory\":64}", "invalid", "unknown key 'memory'"},
-		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"exec:reboot\"}]}", "invalid", "must be an absolute path"},
-		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/no/such/disk\"}]}", "not-found", "disk disk0: /no/such/disk"},
-		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/tmp\"}]}", "invalid", "/tmp is a directory"},
-		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/dev/null\"}]}", "invalid", "neither a file nor a block device"},
+		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"exec:reboot\"}]}", "invalid",
+			"must be an absolute path"},
+		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/no/such/disk\"}]}", "not-found",
+			"disk disk0: /no/such/disk"},
+		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/tmp\"}]}", "invalid",
+			"/tmp is a directory"},
+		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/dev/null\"}]}", "invalid",
+			"neither a file nor a block device"},
 		{"{\"name\":\"web\",\"memory_mib\":64,\"kernel\":\"/no/vmlinuz\"}", "not-found", "kernel: /no/vmlinuz"},
 	};
 	struct peer *peer = peer_new(*state);
 	char line[1024];
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		snprintf(line, sizeof(line), "{\"id\":1,\"call\":\"vm.create\",\"args\":{\"definition\":%s}}", bad[i].definition);
+		snprintf(line, sizeof(line), "{\"id\":1,\"call\":\"vm.create\",\"args\":{\"definition\":%s}}",
+			bad[i].definition);
 		refused(peer, line, bad[i].code, bad[i].holds);
 	}
 	peer_free(peer);
@@ -379,7 +389,8 @@ static void a_vm_is_created_pinned_and_moved(void **state)
 	const json_t *nic = json_array_get(json_object_get(definition, "nics"), 0);
 	assert_int_equal(strncmp(json_string_value(json_object_get(nic, "mac")), "52:54:00:", 9), 0);
 
-	CLEANUP_JSON json_t *subscribed = answer_to(peer, "{\"id\":3,\"call\":\"subscribe\",\"args\":{\"vm\":\"web\"}}", 3);
+	CLEANUP_JSON json_t *subscribed =
+		answer_to(peer, "{\"id\":3,\"call\":\"subscribe\",\"args\":{\"vm\":\"web\"}}", 3);
 	assert_non_null(json_object_get(subscribed, "result"));
 	refused(peer, "{\"id\":4,\"call\":\"subscribe\"}", "exists", "a subscription already");
 	CLEANUP_JSON json_t *start =
@@ -415,7 +426,8 @@ static void a_vm_is_created_pinned_and_moved(void **state)
 		assert_true(json_integer_value(json_object_get(spans, "blackout")) > 0);
 	}
 	assert_true(saw_vm && saw_progress && saw_task);
-	refused(peer, "{\"id\":9,\"call\":\"vm.console\",\"args\":{\"vm\":\"web\"}}", "unfit", "runs on n2, this is n1");
+	refused(peer, "{\"id\":9,\"call\":\"vm.console\",\"args\":{\"vm\":\"web\"}}", "unfit",
+		"runs on n2, this is n1");
 	peer_free(peer);
 }
 
@@ -445,8 +457,8 @@ static void an_edit_does_not_overwrite_anothers(void **state)
 	json_t *was = json_object_get(json_object_get(vm, "result"), "definition");
 	CLEANUP_JSON json_t *mine = json_deep_copy(was);
 	json_object_set_new(mine, "memory_mib", json_integer(256));
-	CLEANUP_JSON json_t *call = json_pack("{s:i, s:s, s:{s:s, s:O, s:O}}", "id", 3, "call", "vm.edit", "args", "vm", "web",
-		"was", was, "definition", mine);
+	CLEANUP_JSON json_t *call = json_pack("{s:i, s:s, s:{s:s, s:O, s:O}}", "id", 3, "call", "vm.edit", "args", "vm",
+		"web", "was", was, "definition", mine);
 	CLEANUP_FREE char *line = json_dumps(call, JSON_COMPACT);
 	CLEANUP_JSON json_t *first = answer_to(peer, line, 3);
 	assert_non_null(json_object_get(first, "result"));
@@ -463,10 +475,29 @@ static void without_quorum_it_says_so(void **state)
 	world_cut(f->world, 1, true);
 	for (int i = 0; i < 20; i++)
 		poll_loop_once(f->loop, 1);
-	refused(peer, "{\"id\":1,\"call\":\"vm.start\",\"args\":{\"vm\":\"web\"}}", "no-quorum", "cannot change the cluster");
+	refused(peer, "{\"id\":1,\"call\":\"vm.start\",\"args\":{\"vm\":\"web\"}}", "no-quorum",
+		"cannot change the cluster");
 	/* What was committed can still be read. */
 	CLEANUP_JSON json_t *list = answer_to(peer, "{\"id\":2,\"call\":\"vm.list\"}", 2);
 	assert_int_equal(json_array_size(json_object_get(json_object_get(list, "result"), "vms")), 1);
+	peer_free(peer);
+}
+
+/* A daemon that was just started, or is cut off, does not know all tasks: it must not say that there is none. */
+static void a_node_out_of_sync_denies_no_task(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+
+	world_cut(f->world, 1, true);
+	for (int i = 0; i < 20; i++)
+		poll_loop_once(f->loop, 1);
+	say(peer, "{\"id\":1,\"call\":\"task.wait\",\"args\":{\"task\":999}}");
+	refused(peer, "{\"id\":2,\"call\":\"task.show\",\"args\":{\"task\":999}}", "not-found", "no task 999");
+	world_cut(f->world, 1, false);
+	CLEANUP_JSON json_t *answer = hear(peer);
+	assert_int_equal(json_integer_value(json_object_get(answer, "id")), 1);
+	assert_string_equal(text_at(answer, "error", "code"), "not-found");
 	peer_free(peer);
 }
 
@@ -510,7 +541,8 @@ static void outstanding_calls_are_bounded(void **state)
 	CLEANUP_JSON json_t *save = answer_to(peer, "{\"id\":4,\"call\":\"vm.save\",\"args\":{\"vm\":\"web\"}}", 4);
 	json_int_t task = json_integer_value(json_object_get(json_object_get(save, "result"), "task"));
 	for (int i = 0; i < API_CALLS_MAX; i++) {
-		snprintf(line, sizeof(line), "{\"id\":%d,\"call\":\"task.wait\",\"args\":{\"task\":%lld,\"timeout_ms\":300}}", 10 + i,
+		snprintf(line, sizeof(line),
+			"{\"id\":%d,\"call\":\"task.wait\",\"args\":{\"task\":%lld,\"timeout_ms\":300}}", 10 + i,
 			(long long)task);
 		say(peer, line);
 	}
@@ -587,6 +619,90 @@ static void a_live_socket_is_not_stolen(void **state)
 	assert_non_null(f->api);
 }
 
+/* Ten half calls must not hold ten places for ever; who waits for a task, or listens, may be silent for as long. */
+static void who_says_nothing_is_told_goodbye(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *half = peer_new(f), *idle = peer_new(f), *listener = peer_new(f);
+
+	put(half, "{\"id\":1,", 8);
+	CLEANUP_JSON json_t *subscribed = answer_to(listener, "{\"id\":3,\"call\":\"subscribe\",\"args\":{}}", 3);
+	assert_non_null(json_object_get(subscribed, "result"));
+	poll_loop_skip(f->loop, API_LINE_MS + 2000);
+	CLEANUP_JSON json_t *late = hear(half);
+	assert_non_null(strstr(text_at(late, "error", "message"), "not ended within 10 s"));
+	assert_null(hear(half));
+	CLEANUP_JSON json_t *alive = answer_to(idle, "{\"id\":2,\"call\":\"node.list\"}", 2);
+	assert_non_null(json_object_get(alive, "result"));
+	poll_loop_skip(f->loop, API_IDLE_MS + 2000);
+	CLEANUP_JSON json_t *goodbye = hear(idle);
+	assert_non_null(strstr(text_at(goodbye, "error", "message"), "no call for 10 minutes"));
+	assert_null(hear(idle));
+	CLEANUP_JSON json_t *still = answer_to(listener, "{\"id\":4,\"call\":\"node.list\"}", 4);
+	assert_non_null(json_object_get(still, "result"));
+	peer_free(half);
+	peer_free(idle);
+	peer_free(listener);
+}
+
+/* As another user: what this process, with these groups, is answered. Runs in a child. */
+static void call_as(struct fixture *f, uid_t uid, gid_t gid, char answer[256])
+{
+	int pipes[2];
+
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	fflush(stdout);
+	pid_t child = fork();
+	if (!child) {
+		struct sockaddr_un address = {.sun_family = AF_UNIX};
+		static const char call[] = "{\"id\":1,\"call\":\"node.list\"}\n";
+		char line[255] = "";
+		int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		strcpy(address.sun_path, f->path);
+		if (syscall(SYS_setgroups, 1, &gid) < 0 || setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
+			snprintf(line, sizeof(line), "cannot change user");
+		else if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+			snprintf(line, sizeof(line), "connect: %s", strerror(errno));
+		else if (send(fd, call, sizeof(call) - 1, MSG_NOSIGNAL) > 0)
+			(void)!recv(fd, line, sizeof(line) - 1, 0);
+		(void)!write(pipes[1], line, strlen(line) + 1);
+		_exit(0);
+	}
+	int status;
+	while (waitpid(child, &status, WNOHANG) == 0)
+		poll_loop_once(f->loop, 10);
+	close(pipes[1]);
+	assert_true(read(pipes[0], answer, 255) > 0);
+	close(pipes[0]);
+}
+
+/* Fault D4. The file's mode keeps others out; were it wide open, the credentials of the caller would. */
+static void a_caller_without_the_right_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct err err;
+	char answer[256];
+	enum { NOBODY = 65534, FRIENDS = 54321 };
+
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(chmod(f->dir, 0755), 0);
+	call_as(f, NOBODY, NOBODY, answer);
+	assert_string_equal(answer, "connect: Permission denied");
+	assert_int_equal(chmod(f->path, 0666), 0);
+	call_as(f, NOBODY, NOBODY, answer);
+	assert_non_null(strstr(answer, "\"denied\""));
+	api_free(f->api);
+	struct api_config config = {.socket_path = f->path, .group = FRIENDS, .run_dir = "/run/watari"};
+	f->api = api_new(&config, world_engine(f->world, 1), f->loop, &err);
+	assert_non_null(f->api);
+	call_as(f, NOBODY, NOBODY, answer);
+	assert_string_equal(answer, "connect: Permission denied");
+	call_as(f, NOBODY, FRIENDS, answer); /* as a supplementary group, as login gives it */
+	if (!strstr(answer, "\"result\""))
+		fail_msg("%s", answer);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -604,10 +720,13 @@ int main(void)
 		T(a_dry_run_changes_nothing),
 		T(an_edit_does_not_overwrite_anothers),
 		T(without_quorum_it_says_so),
+		T(a_node_out_of_sync_denies_no_task),
 		T(a_slow_reader_is_dropped_with_the_reason),
 		T(outstanding_calls_are_bounded),
 		T(a_client_may_vanish_at_any_time),
 		T(clients_are_bounded),
+		T(who_says_nothing_is_told_goodbye),
+		T(a_caller_without_the_right_is_refused),
 		T(a_live_socket_is_not_stolen),
 	};
 

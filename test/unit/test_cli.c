@@ -15,9 +15,24 @@ static void sizes_are_whole_numbers_with_a_unit(void **state)
 		const char *text;
 		uint64_t mib; /* 0: refused */
 	} cases[] = {
-		{"512M", 512}, {"512", 512}, {"512MiB", 512}, {"2G", 2048}, {"2g", 2048}, {"1T", 1 << 20}, {"-1", 0}, {"+1M", 0},
-		{" 1M", 0}, {"1.5G", 0}, {"", 0}, {"G", 0}, {"512K", 0}, {"512 M", 0}, {"0x10", 0},
-		{"99999999999999999999", 0}, {"9223372036854775807T", 0}, {"1e3", 0},
+		{"512M", 512},
+		{"512", 512},
+		{"512MiB", 512},
+		{"2G", 2048},
+		{"2g", 2048},
+		{"1T", 1 << 20},
+		{"-1", 0},
+		{"+1M", 0},
+		{" 1M", 0},
+		{"1.5G", 0},
+		{"", 0},
+		{"G", 0},
+		{"512K", 0},
+		{"512 M", 0},
+		{"0x10", 0},
+		{"99999999999999999999", 0},
+		{"9223372036854775807T", 0},
+		{"1e3", 0},
 	};
 	struct err err;
 
@@ -72,7 +87,8 @@ static void a_disk_option_becomes_json(void **state)
 		{"/d/a.raw", "{\"format\":\"raw\",\"path\":\"/d/a.raw\"}"},
 		{"/d/a.qcow2", "{\"format\":\"qcow2\",\"path\":\"/d/a.qcow2\"}"},
 		{"/d/a.qcow2,format=raw", "{\"format\":\"raw\",\"path\":\"/d/a.qcow2\"}"},
-		{"/d/a,bus=sata,readonly,id=root", "{\"bus\":\"sata\",\"format\":\"raw\",\"id\":\"root\",\"path\":\"/d/a\",\"read_only\":true}"},
+		{"/d/a,bus=sata,readonly,id=root",
+			"{\"bus\":\"sata\",\"format\":\"raw\",\"id\":\"root\",\"path\":\"/d/a\",\"read_only\":true}"},
 		{"", "disk: begins with its path"},
 		{",format=raw", "disk: begins with its path"},
 		{"/d/a,", "disk: '' is none of format=, bus=, kind=, id=, readonly"},
@@ -128,7 +144,8 @@ static void options_stand_anywhere_behind_the_verb(void **state)
 	assert_true(cli_flag(&cli, "no-wait"));
 	assert_string_equal(cli_option(&cli, "output"), "json");
 	assert_null(cli_option(&cli, "wait"));
-	assert_int_equal(PARSE(&cli, "vm", "create", "web", "-m", "1G", "--disk=/a", "--disk", "/b", "--append=a=b c"), 0);
+	assert_int_equal(
+		PARSE(&cli, "vm", "create", "web", "-m", "1G", "--disk=/a", "--disk", "/b", "--append=a=b c"), 0);
 	assert_int_equal(cli.given_count, 4);
 	assert_string_equal(cli_option(&cli, "append"), "a=b c");
 	assert_int_equal(PARSE(&cli, "vm", "show", "--", "-web"), 0);
@@ -157,7 +174,8 @@ static void wrong_words_say_what_is_right(void **state)
 		{{"vm", "list", "--help=yes"}, "--help takes no value", NULL},
 		{{"--to", "n2"}, "'--to' stands before the verb", NULL},
 		{{"vm", "list", "-Z"}, "watari vm list takes no option '-Z'", NULL},
-		{{"status", "\xff"}, "word 2 of the command line: control characters and invalid UTF-8 are not allowed", NULL},
+		{{"status", "\xff"}, "word 2 of the command line: control characters and invalid UTF-8 are not allowed",
+			NULL},
 		{{"vm", "show", "a\nb"}, "word 3 of the command line", NULL},
 	};
 
@@ -167,7 +185,8 @@ static void wrong_words_say_what_is_right(void **state)
 		int count = 0;
 		while (count < 5 && cases[i].words[count])
 			count++;
-		if (parse(&cli, count, cases[i].words) != -1 || strncmp(cli.err.text, cases[i].error, strlen(cases[i].error)) != 0)
+		if (parse(&cli, count, cases[i].words) != -1 ||
+			strncmp(cli.err.text, cases[i].error, strlen(cases[i].error)) != 0)
 			fail_msg("case %zu gave '%s'", i, cli.err.text);
 		if (cases[i].hint)
 			assert_string_equal(cli.hint, cases[i].hint);
@@ -193,7 +212,8 @@ static void every_verb_is_whole(void **state)
 			char *start = strstr(copy, "watari ");
 			assert_non_null(start);
 			start[strcspn(start, "&>'")] = '\0';
-			for (char *word = strtok_r(start, " ", &place); word && count < 32; word = strtok_r(NULL, " ", &place))
+			for (char *word = strtok_r(start, " ", &place); word && count < 32;
+				word = strtok_r(NULL, " ", &place))
 				words[count++] = word;
 			struct cli cli = {.client.fd = -1};
 			if (strchr(verb->examples[e], '\''))
@@ -204,7 +224,8 @@ static void every_verb_is_whole(void **state)
 		}
 		/* Letters and names are each taken once. */
 		for (size_t a = 0; a < VERB_OPTS_MAX && verb->opts[a].name; a++) {
-			assert_ptr_equal(cli_find_opt(verb, verb->opts[a].name, strlen(verb->opts[a].name)), &verb->opts[a]);
+			assert_ptr_equal(
+				cli_find_opt(verb, verb->opts[a].name, strlen(verb->opts[a].name)), &verb->opts[a]);
 			for (const struct opt *opt = cli_global_opts; opt->name; opt++)
 				assert_true(!opt->letter || opt->letter != verb->opts[a].letter);
 			for (const struct opt *opt = cli_task_opts; verb->has_task && opt->name; opt++)

@@ -10,8 +10,7 @@
 #include "cmd/daemon_config.h"
 
 #define UUID "00000000-0000-4000-8000-0000000000aa"
-#define WHOLE                                                                                                          \
-	"[cluster]\nuuid=" UUID "\n[node]\nname=n1\n[paths]\nstate=/srv/watari/state\n[qemu]\nuid_base=200000\n"
+#define WHOLE "[cluster]\nuuid=" UUID "\n[node]\nname=n1\n[paths]\nstate=/srv/watari/state\n[qemu]\nuid_base=200000\n"
 
 static int parse(const char *text, size_t size, struct daemon_config *config, struct err *err)
 {
@@ -38,9 +37,10 @@ static void a_short_file_gets_the_defaults(void **state)
 
 static void every_key_is_taken(void **state)
 {
-	static const char text[] = "; comment\n[cluster]\nuuid = " UUID "\n[node]\nname=n1\n[paths]\nstore=/a\nrun=/b\nstate=/c\n"
-				   "log=/d\n[qemu]\nbinary=/e\nstream_helper=/f\nuid_base=5\nuid_count=6\nreserve_memory=2G\n"
-				   "memory=512M\nvcpus=7\naccel=tcg\n[api]\ngroup=root\nsocket=/g\n[log]\nlevel=debug\n";
+	static const char text[] =
+		"; comment\n[cluster]\nuuid = " UUID "\n[node]\nname=n1\n[paths]\nstore=/a\nrun=/b\nstate=/c\n"
+		"log=/d\n[qemu]\nbinary=/e\nstream_helper=/f\nuid_base=5\nuid_count=6\nreserve_memory=2G\n"
+		"memory=512M\nvcpus=7\naccel=tcg\n[api]\ngroup=root\nsocket=/g\n[log]\nlevel=debug\n";
 	struct daemon_config config;
 	struct err err;
 
@@ -90,7 +90,8 @@ static void a_bad_line_is_refused_with_its_number(void **state)
 		struct err err;
 		char text[512];
 		snprintf(text, sizeof(text), "%s%s", WHOLE, bad[i].line);
-		if (parse(text, strlen(text), &config, &err) != -1 || strncmp(err.text, bad[i].says, strlen(bad[i].says)) != 0)
+		if (parse(text, strlen(text), &config, &err) != -1 ||
+			strncmp(err.text, bad[i].says, strlen(bad[i].says)) != 0)
 			fail_msg("'%s' gave '%s', not '%s'", bad[i].line, err.text, bad[i].says);
 		assert_int_equal(config.vcpus, 4242); /* untouched */
 	}
