@@ -55,7 +55,8 @@ static bool may_return(struct sim *sim, const struct cluster *cluster, const str
 		if (strcmp(copy->guest->vm, vm->def.uuid) != 0 || copy->node != source->id || copy->epoch != vm->saved.epoch)
 			continue;
 		bool rebooted = strcmp(source->facts.boot_id, copy->boot_id) != 0;
-		bool told = copy->dead && copy->died_us + KNOWN_US < timeline_now_us(sim->timeline) && node->seen_synced &&
+		/* A node that rebooted tells so by its facts; until those are in the log, the log cannot know. */
+		bool told = copy->dead && !strcmp(node->boot_id, copy->boot_id) && copy->died_us + KNOWN_US < timeline_now_us(sim->timeline) && node->seen_synced &&
 			    !node->paused && node->powered;
 		return !rebooted && source->state == NODE_ONLINE && !told;
 	}
