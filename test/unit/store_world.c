@@ -45,7 +45,8 @@ void world_init(struct world *world)
 	struct err err;
 
 	*world = (struct world){0};
-	snprintf(world->dir, sizeof(world->dir), "/tmp/watari-test-store-XXXXXX");
+	snprintf(world->dir, sizeof(world->dir), "%s/watari-test-store-XXXXXX",
+		access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
 	assert_non_null(mkdtemp(world->dir));
 	world->config.dir = world->dir;
 	world->loop = loop_sd_new(&err);
@@ -128,8 +129,8 @@ struct store_reader world_reader(struct world *world)
 
 int world_open(struct world *world, struct err *err)
 {
-	struct store_callbacks callbacks = {.ctx = world, .durable = on_durable, .pledged = on_pledged,
-		.failed = on_failed};
+	struct store_callbacks callbacks = {
+		.ctx = world, .durable = on_durable, .pledged = on_pledged, .failed = on_failed};
 	struct store_reader reader = world_reader(world);
 
 	world->durable = 0;
@@ -181,17 +182,22 @@ void world_install(struct world *world, uint64_t index, uint64_t term, size_t si
 	free(bytes);
 }
 
-void world_flush(struct world *world, uint64_t index)
+void world_wait(struct world *world)
 {
 	struct err err;
 	int status;
 
-	world->awaited = index;
-	world->store->ops->flush(world->store);
 	struct loop_timer *limit = loop_timer_set(world->loop, 20000, on_timeout, world);
 	assert_int_equal(loop_sd_run(world->loop, &status, &err), 0);
 	assert_int_equal(status, EXIT_AWAITED);
 	loop_timer_cancel(world->loop, limit);
+}
+
+void world_flush(struct world *world, uint64_t index)
+{
+	world->awaited = index;
+	world->store->ops->flush(world->store);
+	world_wait(world);
 	world->awaited = 0;
 }
 

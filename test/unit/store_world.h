@@ -52,4 +52,6 @@ void world_append(struct world *world, uint64_t from, uint64_t to, uint64_t term
 void world_install(struct world *world, uint64_t index, uint64_t term, size_t size, bool keep_log);
 /* Flushes and runs the loop until that index is durable, or the store has failed. At most 20 s. */
 void world_flush(struct world *world, uint64_t index);
+/* Until a durable that is awaited, or the store's failure. */
+void world_wait(struct world *world);
 void world_must_flush(struct world *world, uint64_t index);

@@ -39,9 +39,10 @@ struct db {
 	uint64_t first; /* index of the oldest entry; 0: none */
 	uint64_t last;	/* of the log or the snapshot */
 	uint64_t last_hash;
-	uint64_t base;	/* index of the snapshot */
-	uint64_t bytes; /* in the entries */
-	int wal_frames; /* that a checkpoint has to move */
+	uint64_t base;	  /* index of the snapshot */
+	uint64_t bytes;	  /* in the entries */
+	uint64_t pledged; /* term; 0: none yet */
+	int wal_frames;	  /* that a checkpoint has to move */
 };
 
 /* Opens or makes DIR/store.db, upgrades it, and opens the mark. *db is to be closed also after a failure. */

@@ -78,6 +78,7 @@ static int load_pledge(struct db *db, const struct store_reader *reader, struct 
 	uint64_t term = (uint64_t)sqlite3_column_int64(statement, 0);
 	if (db_pledge_hash(term) != (uint64_t)sqlite3_column_int64(statement, 1))
 		return err_set(err, ERR_CORRUPT, "%s: the pledge's checksum does not hold: " ADVICE, db->path);
+	db->pledged = term;
 	if (reader->pledge)
 		reader->pledge(reader->ctx, term);
 	return 0;
@@ -160,8 +161,8 @@ int db_load(struct db *db, const struct store_reader *reader, char uuid[UUID_BYT
 	if (rc != SQLITE_OK)
 		return db_fail(db->sqlite, db->path, "checkpoint", err);
 	db->wal_frames = 0;
-	if (load_uuid(db, uuid, err) < 0 || load_pledge(db, reader, err) < 0 || load_snapshot(db, reader, &marked, err) < 0 ||
-		load_entries(db, reader, &marked, err) < 0)
+	if (load_uuid(db, uuid, err) < 0 || load_pledge(db, reader, err) < 0 ||
+		load_snapshot(db, reader, &marked, err) < 0 || load_entries(db, reader, &marked, err) < 0)
 		return -1;
 	/* A mark that is older than the oldest entry kept says nothing more. */
 	bool passed = db->first ? db->mark.index < db->first : db->mark.index < db->base;
@@ -169,6 +170,9 @@ int db_load(struct db *db, const struct store_reader *reader, char uuid[UUID_BYT
 		return err_set(err, ERR_CORRUPT,
 			"%s: entry %llu was durable and is gone, the log ends at %llu: " ADVICE, db->path,
 			(unsigned long long)db->mark.index, (unsigned long long)(db->last ? db->last : db->base));
+	if (db->mark.pledge > db->pledged)
+		return err_set(err, ERR_CORRUPT, "%s: term %llu was pledged and is gone: " ADVICE, db->path,
+			(unsigned long long)db->mark.pledge);
 	return db_find_last(db, err);
 }
 

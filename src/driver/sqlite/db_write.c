@@ -114,8 +114,10 @@ static int apply_install(struct db *db, const struct op *op, struct err *err)
 	return 0;
 }
 
-static int apply_pledge(struct db *db, const struct op *op, struct err *err)
+static int apply_pledge(struct db *db, const struct op *op, bool *shortens, struct err *err)
 {
+	*shortens |= op->term < db->pledged;
+	db->pledged = op->term;
 	sqlite3_bind_int64(db->pledge, 1, (int64_t)op->term);
 	sqlite3_bind_int64(db->pledge, 2, (int64_t)db_pledge_hash(op->term));
 	return finish(db, db->pledge, "pledge", err);
@@ -140,7 +142,7 @@ static int apply_all(struct db *db, const struct op *first, bool *shortens, stru
 				return -1;
 			break;
 		case OP_PLEDGE:
-			if (apply_pledge(db, op, err) < 0)
+			if (apply_pledge(db, op, shortens, err) < 0)
 				return -1;
 			break;
 		}
@@ -159,7 +161,7 @@ int db_apply(struct db *db, const struct op *first, struct err *err)
 		sqlite3_exec(db->sqlite, "ROLLBACK", NULL, NULL, NULL);
 		return -1;
 	}
-	db->mark = (struct mark){.index = db->last, .hash = db->last_hash};
+	db->mark = (struct mark){.index = db->last, .hash = db->last_hash, .pledge = db->pledged};
 	return mark_write(db->mark_fd, &db->mark, err);
 }
 

@@ -14,10 +14,11 @@ struct block {
 	char magic[8];
 	uint64_t index;
 	uint64_t hash;
+	uint64_t pledge;
 	uint64_t sum; /* of what is before it */
 };
 
-static const char magic[8] = "wt-mark";
+static const char magic[8] = "wt-mrk2";
 
 static uint64_t block_sum(const struct block *block)
 {
@@ -26,7 +27,8 @@ static uint64_t block_sum(const struct block *block)
 
 int mark_write(int fd, const struct mark *mark, struct err *err)
 {
-	struct block block = {.index = htole64(mark->index), .hash = htole64(mark->hash)};
+	struct block block = {
+		.index = htole64(mark->index), .hash = htole64(mark->hash), .pledge = htole64(mark->pledge)};
 
 	memcpy(block.magic, magic, sizeof(magic));
 	block.sum = block_sum(&block);
@@ -66,7 +68,8 @@ int mark_open(const char *path, int *fd, struct mark *mark, struct err *err)
 		   block.sum != block_sum(&block)) {
 		return err_set(err, ERR_CORRUPT, "%s: its checksum does not hold", path);
 	} else {
-		*mark = (struct mark){.index = le64toh(block.index), .hash = le64toh(block.hash)};
+		*mark = (struct mark){
+			.index = le64toh(block.index), .hash = le64toh(block.hash), .pledge = le64toh(block.pledge)};
 	}
 	*fd = STEAL_FD(file);
 	return 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How far the log was durable once: index and hash of the last row, in a file beside the database.
+ * How far the store was durable once: index and hash of the log's last row and the last pledge, in a file beside the
+ * database.
  *
  * SQLite ends a write-ahead log at the first frame whose checksum does not hold; a flipped bit there would silently
  * take acknowledged entries away. The mark is written after each commit, without an fsync: power loss may leave an
@@ -14,6 +15,7 @@
 struct mark {
 	uint64_t index; /* 0: nothing is known */
 	uint64_t hash;
+	uint64_t pledge; /* term; 0: none is known */
 };
 
 /* Opens or makes it; *fd is the caller's. */

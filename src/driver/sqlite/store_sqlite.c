@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The queue between the loop and the thread that writes.
  *
- *   append, truncate, install, pledge ─▶ open ──flush──▶ ready ──thread takes all──▶ one transaction ──eventfd──▶ durable()
+ *   append, truncate, install, pledge ─▶ open ──flush──▶ ready ──thread takes all──▶ one transaction ──eventfd──▶
+ * durable()
  *
  * The loop's side remembers for each flush how far the log was then, and corrects that when it truncates or installs
  * before the answer is here: `durable` speaks of the log as the caller has made it by now. */
@@ -58,7 +59,7 @@ struct store_sqlite {
 	uint64_t last; /* of the log as the caller has made it */
 	uint64_t base; /* of the snapshot */
 	uint64_t durable;
-	uint64_t pledge; /* queued and not flushed; 0: none */
+	uint64_t pledge;	  /* queued and not flushed; 0: none */
 	struct promise *promises; /* unanswered flushes, oldest first */
 	size_t promise_count;
 	size_t promise_room;
