@@ -19,7 +19,7 @@ void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t number)
 	bool changed = node->seen_states[number] != (uint8_t)vm->state;
 	node->seen_states[number] = (uint8_t)vm->state;
 	if (changed && !vm->reason[0])
-		sim_violation(sim, "I8: n%u: %s is %s without a reason", node->id, vm->def.name, vm_state_name(vm->state));
+		sim_violation(sim, "I8: n%u: %s is %s without a reason", node->id, vm->def.name, vm_state_name((int)vm->state));
 	if (vm->state == VM_ONLINE && !vm->owner)
 		sim_violation(sim, "n%u: %s is online and nobody owns it", node->id, vm->def.name);
 }

@@ -41,7 +41,7 @@ static const char *together(struct sim *sim)
 		for (uint32_t other = 1; other <= sim->config.node_count; other++)
 			if (cluster_node(cluster, other)->state != NODE_ONLINE)
 				NOT_YET("in n%u's log n%u is %s", id, other,
-					node_state_name(cluster_node(cluster, other)->state));
+					node_state_name((int)cluster_node(cluster, other)->state));
 	}
 	return NULL;
 }
@@ -62,7 +62,7 @@ static const char *vm_at_rest(struct sim *sim, const struct vm *vm)
 	case VM_SAVING:
 	case VM_RESTORING:
 	case VM_BLOCKED:
-		NOT_YET("%s is %s (%s): %s", vm->def.name, vm_state_name(vm->state), move_phase_name(vm->phase), vm->reason);
+		NOT_YET("%s is %s (%s): %s", vm->def.name, vm_state_name((int)vm->state), move_phase_name((int)vm->phase), vm->reason);
 	}
 	if (vm->task || vm->filling)
 		NOT_YET("%s has a task under way, or pages coming in", vm->def.name);
@@ -73,13 +73,13 @@ static const char *vm_at_rest(struct sim *sim, const struct vm *vm)
 		NOT_YET("%s is online on n%u (epoch %" PRIu64 ") in the log, but executes on n%u (epoch %" PRIu64 ")",
 			vm->def.name, vm->owner, vm->epoch, executes ? executes->node : 0, executes ? executes->epoch : 0);
 	if (vm->state != VM_ONLINE && executes)
-		NOT_YET("%s is %s in the log, but executes on n%u", vm->def.name, vm_state_name(vm->state), executes->node);
+		NOT_YET("%s is %s in the log, but executes on n%u", vm->def.name, vm_state_name((int)vm->state), executes->node);
 	if (vm->state != VM_ONLINE && vm->want == WANT_ON && !vm->reason[0])
-		NOT_YET("%s should run, is %s, and nothing says why", vm->def.name, vm_state_name(vm->state));
+		NOT_YET("%s should run, is %s, and nothing says why", vm->def.name, vm_state_name((int)vm->state));
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		enum hv_state here = machine_state(sim->nodes[id].machine, vm->def.uuid);
 		if (here != HV_ABSENT && (vm->state != VM_ONLINE || id != vm->owner))
-			NOT_YET("n%u still has a QEMU of %s, which is %s on n%u", id, vm->def.name, vm_state_name(vm->state),
+			NOT_YET("n%u still has a QEMU of %s, which is %s on n%u", id, vm->def.name, vm_state_name((int)vm->state),
 				vm->owner);
 		if (here != HV_ABSENT && here != HV_RUNNING)
 			NOT_YET("n%u's QEMU of %s is not simply running", id, vm->def.name);
@@ -108,7 +108,7 @@ static const char *states_purged(struct sim *sim, const struct cluster *cluster)
 				state->guest->name);
 		if (vm->saved.status != SAVED_SEALED || vm->saved.task != state->task)
 			NOT_YET("state %" PRIu64 " of %s is left on the storage; the log needs %" PRIu64 " (%s)", state->task,
-				state->guest->name, vm->saved.task, saved_status_name(vm->saved.status));
+				state->guest->name, vm->saved.task, saved_status_name((int)vm->saved.status));
 	}
 	return NULL;
 }
@@ -128,7 +128,7 @@ const char *check_end(struct sim *sim)
 	for (uint32_t i = 0; i < cluster->task_count; i++)
 		if (cluster->tasks[i].id && cluster->tasks[i].state == TASK_RUNNING)
 			NOT_YET("task %" PRIu64 " (%s %s) runs for ever", cluster->tasks[i].id,
-				task_kind_name(cluster->tasks[i].kind), cluster->tasks[i].vm);
+				task_kind_name((int)cluster->tasks[i].kind), cluster->tasks[i].vm);
 	return NULL;
 }
 

@@ -175,7 +175,7 @@ void checks_answered(struct sim *sim, uint32_t node, const struct event *event, 
 	if (reply->code != ERR_NONE)
 		return;
 	if (!reply->index)
-		sim_violation(sim, "n%u acknowledges %s without an index", node, event_kind_name(event->kind));
+		sim_violation(sim, "n%u acknowledges %s without an index", node, event_kind_name((int)event->kind));
 	ack_keep(sim, reply->index);
 
 	const char *uuid = event->kind == EVENT_VM_CREATE || event->kind == EVENT_VM_EDIT ? event->def.uuid : event->vm;

@@ -52,7 +52,7 @@ static void on_late(void *ctx)
 		request->late = timeline_after(sim->timeline, ENGINE_REPLY_MS * 1000, on_late, request);
 	else
 		sim_violation(sim, "n%u did not answer %s within %d ms", request->node,
-			event_kind_name(request->event.kind), ENGINE_REPLY_MS);
+			event_kind_name((int)request->event.kind), ENGINE_REPLY_MS);
 }
 
 static void on_reply(void *ctx, const struct engine_reply *reply)
@@ -62,11 +62,11 @@ static void on_reply(void *ctx, const struct engine_reply *reply)
 
 	if (sim_traces(sim))
 		sim_trace(sim, "n%u answers %s: %s%s%s (task %" PRIu64 ", index %" PRIu64 ")", request->node,
-			event_kind_name(request->event.kind), err_info(reply->code)->name, reply->text[0] ? ": " : "",
+			event_kind_name((int)request->event.kind), err_info(reply->code)->name, reply->text[0] ? ": " : "",
 			reply->text, reply->task, reply->index);
 	if (reply->code && !reply->text[0])
 		sim_violation(sim, "I8: n%u refuses %s and does not say why", request->node,
-			event_kind_name(request->event.kind));
+			event_kind_name((int)request->event.kind));
 	checks_answered(sim, request->node, &request->event, reply);
 	if (request->reply)
 		request->reply(request->reply_ctx, reply);
@@ -97,7 +97,7 @@ bool sim_request(struct sim *sim, uint32_t node, const struct event *event, engi
 		char target[16] = "";
 		if (event->target)
 			snprintf(target, sizeof(target), " n%u", event->target);
-		sim_trace(sim, "# ask n%u: %s %s%s%s%s", node, event_kind_name(event->kind), vm_text(sim, event), target,
+		sim_trace(sim, "# ask n%u: %s %s%s%s%s", node, event_kind_name((int)event->kind), vm_text(sim, event), target,
 			event->force ? " force" : "", event->dry_run ? " dry-run" : "");
 	}
 	checks_asked(sim, node, event);
