@@ -446,7 +446,7 @@ def belongings(lab, node):
     held = []
     for entry in os.listdir(f"/proc/{daemon[0]}/fd"):
         try:
-            held.append(re.sub(r"\d+", "N", os.readlink(f"/proc/{daemon[0]}/fd/{entry}")))
+            held.append(re.sub(r"\[\d+\]", "", os.readlink(f"/proc/{daemon[0]}/fd/{entry}")))
         except OSError:
             pass
     maps = _read(f"/proc/{daemon[0]}/maps").decode()
@@ -455,7 +455,7 @@ def belongings(lab, node):
         "descriptors": sorted(held),
         "mappings": sorted({line.split(maxsplit=5)[5] for line in maps.splitlines() if "/" in line}),
         "processes": sorted(name for _, name in processes(lab, node)),
-        "links": sorted(path.name for path in (root / "sys/class/net").iterdir()),
+        "links": sorted(re.sub(r"^(wtap)\d+$", r"\1", path.name) for path in (root / "sys/class/net").iterdir()),
         "run": sorted(str(path.relative_to(root)) for path in (root / "run/watari").rglob("*")),
         "memory": sorted(path.name for path in (root / "dev/shm").iterdir() if not path.name.startswith("qb-")),
     }
