@@ -12,10 +12,18 @@ const struct vm *call_vm(struct api_call *call, const json_t *args)
 {
 	const char *name = json_string_value(json_object_get(args, "vm"));
 	const struct vm *vm = cluster_vm_find(engine_cluster(call->api->engine), name);
+	struct engine_status status;
 	struct err err;
 
 	if (vm)
 		return vm;
+	engine_get_status(call->api->engine, &status);
+	/* A daemon that has just started knows an older state: it may not deny what the others know. */
+	if (!status.synced && name_ok(name)) {
+		err_set(&err, ERR_NO_QUORUM, "this node is not in sync yet and does not know '%s': %s", name, status.reason);
+		call_fail_hint(call, &err, "ask another node, or again in a moment: 'watari status' says what it waits for");
+		return NULL;
+	}
 	if (name_ok(name))
 		err_set(&err, ERR_NOT_FOUND, "no VM '%s'", name);
 	else
