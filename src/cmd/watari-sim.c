@@ -107,12 +107,6 @@ static int trace_one(const struct options *options)
 	return result.violation[0] ? 1 : 0;
 }
 
-/* The lines before the violation, from a second run of the same seed in a process of its own. */
-static void trace_around(const struct runner_options *options)
-{
-	(void)options;
-}
-
 static int verb_random(int argc, char **argv, struct err *err)
 {
 	struct options options = {0};
@@ -124,7 +118,6 @@ static int verb_random(int argc, char **argv, struct err *err)
 		return trace_one(&options);
 	if (runner_run(&options.runner, options.json ? stderr : stdout, &totals, err) < 0)
 		return -1;
-	trace_around(&options.runner);
 	double rate = totals.seconds > 0 ? (double)totals.seeds / totals.seconds : 0;
 	if (options.json)
 		printf("{\"seeds\": %" PRIu64 ", \"violations\": %" PRIu64 ", \"seeds_per_second\": %.1f, \"seconds\": %.1f, "
