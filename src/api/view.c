@@ -101,6 +101,8 @@ json_t *view_node(struct api *api, const struct node *node)
 	set(view, "qemu_version", json_string(node->facts.qemu_version));
 	set(view, "postcopy", json_boolean(node->facts.postcopy));
 	set_number(view, "protocol", node->facts.protocol);
+	set_number(view, "watchdog_ms", node->facts.watchdog_ms);
+	set_number(view, "token_ms", node->facts.token_ms);
 	set(view, "boot_id", json_string(node->facts.boot_id));
 	json_t *bridges = json_array();
 	for (uint32_t i = 0; i < node->facts.bridge_count; i++)

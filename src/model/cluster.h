@@ -110,6 +110,8 @@ struct node_facts {
 	char qemu_version[32];
 	bool postcopy; /* userfaultfd is allowed: states can be restored on demand */
 	uint32_t protocol;
+	uint32_t watchdog_ms; /* armed and tested: its guests are dead this long after it was fed last; 0: none is */
+	uint32_t token_ms;    /* corosync's real token here: how late a loss is noticed (timing.h); 0: not known */
 	uint32_t bridge_count;
 	struct bridge bridges[NODE_BRIDGES_MAX];
 };
