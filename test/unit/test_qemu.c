@@ -11,7 +11,7 @@
 #include "driver/linux/loop_sd.h"
 #include "driver/qemu/argv.h"
 #include "driver/qemu/media.h"
-#include "driver/qemu/process.h"
+#include "base/process.h"
 #include "driver/qemu/qmp.h"
 #include "driver/qemu/record.h"
 #include "driver/qemu/state_store.h"

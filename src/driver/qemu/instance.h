@@ -21,7 +21,7 @@
 
 #include "driver/qemu/job.h"
 #include "driver/qemu/media.h"
-#include "driver/qemu/process.h"
+#include "base/process.h"
 #include "driver/qemu/qemu.h"
 #include "driver/qemu/qmp.h"
 #include "driver/qemu/record.h"

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/json.h"
-#include "driver/qemu/process.h"
+#include "base/process.h"
 #include "port/loop.h"
 #include "stream/protocol.h"
 

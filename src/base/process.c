@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "driver/qemu/process.h"
+#include "base/process.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -112,12 +112,24 @@ static void child_user(uint32_t uid)
 		child_fail("no_new_privs");
 }
 
-static _Noreturn void child(const struct spawn *spawn)
+/* The parent may have died before the kernel was asked to tell: then there is nobody to be killed by. */
+static void child_bind(pid_t parent)
 {
-	static const char *const environment[] = {"LC_ALL=C", "HOME=/nonexistent", NULL};
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
+		child_fail("the daemon is gone");
+}
+
+static _Noreturn void child(const struct spawn *spawn, pid_t parent)
+{
+	static const char *const plain[] = {"LC_ALL=C", "HOME=/nonexistent", NULL};
+	static const char *const searching[] = {
+		"LC_ALL=C", "HOME=/nonexistent", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+	const char *const *environment = spawn->search ? searching : plain;
 	int lock_fd;
 
 	child_signals();
+	if (spawn->bound)
+		child_bind(parent);
 	setsid();
 	umask(077);
 	child_fds(spawn, &lock_fd);
@@ -166,11 +178,12 @@ int process_spawn(const struct spawn *spawn, struct process *process, struct err
 	assert(spawn->fd_count <= SPAWN_FDS_MAX && spawn->binary[0] == '/');
 	for (uint32_t i = 0; i < spawn->fd_count; i++)
 		assert(spawn->fds[i].theirs < SPAWN_FDS_MAX);
+	pid_t parent = getpid();
 	pid_t pid = fork();
 	if (pid < 0)
 		return err_errno(err, errno, "fork");
 	if (!pid)
-		child(spawn);
+		child(spawn, parent);
 	/* It cannot have been reaped yet, so the number is still its own. */
 	if (process_open(pid, process, err) < 0) {
 		kill(pid, SIGKILL);
@@ -239,23 +252,41 @@ static void describe(const siginfo_t *info, char how[static 80])
 		snprintf(how, 80, "signal %d (%s)", info->si_status, sigdescr_np(info->si_status));
 }
 
-bool process_dead(const struct process *process, char how[static 80])
+bool process_ended(const struct process *process, int *status, char how[static 80])
 {
 	struct pollfd poll_fd = {.fd = process->pidfd, .events = POLLIN};
 	siginfo_t info = {0};
 
+	*status = -1;
 	how[0] = 0;
 	/* Readable from the moment when the last thread has gone and its files are closed; also for another's child. */
 	if (poll(&poll_fd, 1, 0) != 1)
 		return false;
-	if (!waitid((idtype_t)P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG) && info.si_pid)
-		describe(&info, how);
+	if (waitid((idtype_t)P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG) < 0 || !info.si_pid)
+		return true;
+	if (info.si_code == CLD_EXITED)
+		*status = info.si_status;
+	describe(&info, how);
 	return true;
+}
+
+bool process_dead(const struct process *process, char how[static 80])
+{
+	int status;
+
+	return process_ended(process, &status, how);
 }
 
 void process_kill(const struct process *process)
 {
 	pidfd_send_signal(process->pidfd, SIGKILL, NULL, 0);
+}
+
+void process_signal_group(const struct process *process, int signo)
+{
+	assert(process->pid > 1);
+	pidfd_send_signal(process->pidfd, signo, NULL, 0); /* it may not have come to its setsid yet */
+	kill(-process->pid, signo);
 }
 
 int process_open_fd(const struct process *process, const char *prefix, int flags, struct err *err)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Processes that outlive the daemon: QEMU and watari-stream.
+ * The programs that the daemon starts: those that outlive it (QEMU, watari-stream) and those that must not (fence
+ * agents).
  *
- * A process is born in a session of its own, as an unprivileged user taken before exec, with no capability, no way to
- * gain one, an empty environment and exactly the descriptors that it was given. Whether it lives is told by two things
- * that cannot be mistaken for another's: a pidfd, and a lock file whose lock it inherits and the kernel drops at its
- * death, however that comes. So a reused pid is never taken for it, and a daemon that was killed between the fork and
- * its own note of it finds it again.
- * Must never: be waited for. */
+ * A process is born in a session of its own, where asked as an unprivileged user taken before exec, with no way to gain
+ * a capability, an empty environment and exactly the descriptors that it was given. Whether it lives is told by two
+ * things that cannot be mistaken for another's: a pidfd, and, for those that outlive the daemon, a lock file whose lock
+ * it inherits and the kernel drops at its death, however that comes. So a reused pid is never taken for it, and a
+ * daemon that was killed between the fork and its own note of it finds it again. Must never: be waited for. */
 #pragma once
 
 #include "base/err.h"
@@ -27,6 +27,8 @@ struct spawn {
 	const char *const *argv;
 	uint32_t uid; /* also the gid; 0: stays who it is */
 	int lock_fd;  /* -1, or an open, locked file: the child writes its pid into it and keeps it open */
+	bool bound;   /* killed by the kernel when the thread that started it ends, and so with the daemon */
+	bool search;  /* has the system's usual PATH, since it starts programs by their names */
 	uint32_t fd_count;
 	struct spawn_fd fds[SPAWN_FDS_MAX];
 };
@@ -47,14 +49,22 @@ int process_lock(int dir_fd, const char *name, struct err *err);
 /* Finds the process that holds the lock file. 1: it lives, *process is filled. 0: there is none. */
 int process_find(int dir_fd, const char *name, struct process *process, struct err *err);
 
-/* A pidfd for a process of which only the number is known. The caller must prove afterwards that it is still the one. */
+/* A pidfd for a process of which only the number is known. The caller must prove afterwards that it is still the one.
+ */
 int process_open(pid_t pid, struct process *process, struct err *err);
 
 /* True once it is dead; reaps it if it was ours. `how`, of 80 bytes, says how it ended where that is known. */
 bool process_dead(const struct process *process, char how[static 80]);
 
+/* The same, with the exit status; -1 where a signal ended it, or where it was not ours. */
+bool process_ended(const struct process *process, int *status, char how[static 80]);
+
 void process_kill(const struct process *process);
 
-/* A descriptor of the process whose link in /proc begins with `prefix` ("/memfd:memory-backend-memfd", "pipe:[123]"), opened anew
- * with these flags. */
+/* To it and to what it started, except what made itself a session of its own. Only while process_dead and process_ended
+ * have not said that it is dead: until then, also when it has ended, its number cannot be another's. */
+void process_signal_group(const struct process *process, int signo);
+
+/* A descriptor of the process whose link in /proc begins with `prefix` ("/memfd:memory-backend-memfd", "pipe:[123]"),
+ * opened anew with these flags. */
 int process_open_fd(const struct process *process, const char *prefix, int flags, struct err *err);
