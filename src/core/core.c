@@ -67,25 +67,10 @@ static void node_touch(struct step *step, struct node *node, enum node_state sta
 	step->out->nodes_changed |= node_bit(node->id);
 }
 
-static void view_step(struct step *step)
+static void vms_lost(struct step *step, uint64_t lost)
 {
 	struct cluster *cluster = step->cluster;
-	uint64_t before = cluster->members;
-	uint64_t lost = 0;
 
-	cluster->members = step->event->members;
-	for (uint32_t id = 1; id <= NODES_MAX; id++) {
-		struct node *node = &cluster->nodes[id - 1];
-		bool in = cluster->members & node_bit(id);
-		if (in && (node->state == NODE_UNKNOWN || node->state == NODE_LOST)) {
-			node->id = id;
-			node_touch(step, node, NODE_JOINING, "joined the view, its facts are awaited");
-		} else if (!in && (node->state == NODE_ONLINE || node->state == NODE_JOINING)) {
-			node_touch(step, node, NODE_LOST, "left the view");
-			lost |= node_bit(id);
-		}
-	}
-	step->out->nodes_changed |= before ^ cluster->members;
 	for (uint32_t i = 0; i < cluster->vm_count && lost; i++) {
 		struct vm *vm = &cluster->vms[i];
 		char why[REASON_BYTES];
@@ -100,6 +85,32 @@ static void view_step(struct step *step)
 			vm_target_lost(step, vm, why);
 		}
 	}
+}
+
+static void view_step(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	uint64_t before = cluster->members;
+	uint64_t lost = 0;
+
+	cluster->members = step->event->members;
+	cluster->ring = step->event->ring | step->event->members;
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		struct node *node = &cluster->nodes[id - 1];
+		bool in = cluster->members & node_bit(id);
+		if (in && (node->state == NODE_UNKNOWN || node->state == NODE_LOST || node->state == NODE_DEAD)) {
+			node->id = id;
+			node_touch(step, node, NODE_JOINING, "joined the view, its facts are awaited");
+			/* Its fencing is over; the proof is kept until its boot id says whether it was true. */
+			node->fence = (struct fencing){.proof = node->fence.proof};
+		} else if (!in && (node->state == NODE_ONLINE || node->state == NODE_JOINING)) {
+			node_touch(step, node, NODE_LOST, "left the view");
+			lost |= node_bit(id);
+		}
+	}
+	step->out->nodes_changed |= before ^ cluster->members;
+	vms_lost(step, lost);
+	fence_view(step, lost);
 }
 
 /* The owner is back and nobody else was given the VM in between. */
@@ -142,6 +153,7 @@ static void node_report_step(struct step *step)
 	node->facts = event->facts;
 	reason_set(why, "%s", rebooted ? "joined after a reboot" : known ? "joined, same boot as before" : "joined");
 	node_touch(step, node, NODE_ONLINE, why);
+	fence_node_returns(step, node, rebooted || !known);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
 		if (!vm->def.uuid[0] || vm->owner != node->id)
@@ -158,12 +170,14 @@ static void node_report_step(struct step *step)
 		}
 	}
 	vm_place_waiting(step);
+	fence_review(step);
 }
 
 static void tick_step(struct step *step)
 {
 	struct cluster *cluster = step->cluster;
 
+	fence_tick(step);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
 		char why[REASON_BYTES];
@@ -184,7 +198,7 @@ static void tick_step(struct step *step)
 
 uint64_t core_deadline_ms(const struct cluster *cluster)
 {
-	uint64_t first = 0;
+	uint64_t first = fence_deadline_ms(cluster);
 
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		uint64_t due = cluster->vms[i].deadline_ms;
@@ -251,6 +265,16 @@ static void dispatch(struct step *step)
 	case EVENT_VM_CANCEL:
 		request_step(step);
 		return;
+	case EVENT_FENCE_SET:
+	case EVENT_FENCE_REMOVE:
+	case EVENT_NODE_CONFIRM_OFF:
+	case EVENT_NODE_FENCE:
+		fence_request_step(step);
+		return;
+	case EVENT_FENCED:
+	case EVENT_FENCE_FAILED:
+		fence_report_step(step);
+		return;
 	case EVENT_STARTED:
 	case EVENT_GONE:
 	case EVENT_PREPARED:
@@ -285,6 +309,8 @@ static void digest_step(struct step *step)
 	for (uint32_t id = 1; id <= NODES_MAX; id++)
 		if (out->nodes_changed & node_bit(id))
 			digest_record(cluster, &node_schema, &cluster->nodes[id - 1]);
+	for (uint32_t i = 0; out->devices_changed && i < cluster->fence_device_count; i++)
+		digest_record(cluster, &fence_device_schema, &cluster->fence_devices[i]);
 	for (uint32_t i = 0; i < out->change_count; i++)
 		if (!i || out->changes[i].vm != out->changes[i - 1].vm)
 			digest_record(cluster, &vm_schema, &cluster->vms[out->changes[i].vm]);
@@ -298,6 +324,7 @@ void core_step(struct cluster *cluster, const struct event *event, struct core_o
 	out->text[0] = 0;
 	out->task = 0;
 	out->nodes_changed = 0;
+	out->devices_changed = false;
 	out->change_count = 0;
 	cluster->index++;
 	if (event->now_ms > cluster->now_ms)

@@ -30,6 +30,7 @@ struct core_outcome {
 	char text[REASON_BYTES]; /* of a refusal: the fact that decided it */
 	uint64_t task;		 /* that an accepted request began, else 0 */
 	uint64_t nodes_changed;	 /* bits id - 1 */
+	bool devices_changed;	 /* the table of fence devices */
 	uint32_t change_count;
 	struct core_change changes[CORE_CHANGES_MAX];
 };
@@ -71,6 +72,19 @@ struct duty {
 
 /* What node (1 … NODES_MAX) should be doing about cluster->vms[vm]. */
 struct duty core_duty(const struct cluster *cluster, uint32_t vm, uint32_t node);
+
+/* What `node` should be doing about a suspect. Beside each other: run is one member's, await_ms every member's. */
+struct fence_duty {
+	uint64_t id; /* fencing.id, goes into FENCED and FENCE_FAILED as task; 0: nothing is to be done */
+	bool run;    /* switch off all devices of `level` that the suspect has, read back; report with epoch = order */
+	uint64_t order;
+	uint32_t level;
+	uint64_t delay_ms; /* before the devices' own delay */
+	uint64_t await_ms; /* not 0: when the suspect has stayed away for this long, counted by a monotonic clock from when
+			      this duty was first seen, its watchdog has ended it: report FENCED, PROOF_WATCHDOG */
+};
+
+struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t suspect, uint32_t node);
 
 /* The one saved-state directory of this VM that must be kept (a task number), or 0: all others may be deleted. */
 uint64_t core_state_kept(const struct cluster *cluster, uint32_t vm);

@@ -47,6 +47,21 @@ void vm_target_lost(struct step *step, struct vm *vm, const char *why);
 void vm_place_waiting(struct step *step);
 void vm_went_off(struct step *step, struct vm *vm, const char *why);
 
+/* Its owner is proven dead. Leaves it waiting for a place: vm_place_waiting follows. */
+void vm_owner_dead(struct step *step, struct vm *vm, const char *why);
+
+/* fence.c */
+void fence_view(struct step *step, uint64_t lost);
+void fence_begin(struct step *step, struct node *node);
+void fence_review(struct step *step);
+void fence_node_returns(struct step *step, struct node *node, bool rebooted);
+void fence_report_step(struct step *step);
+void fence_request_step(struct step *step);
+void fence_tick(struct step *step);
+uint64_t fence_deadline_ms(const struct cluster *cluster);
+/* How many nodes may be off by our hand at one time. */
+uint32_t fence_limit(const struct cluster *cluster);
+
 /* request.c, report.c */
 void request_step(struct step *step);
 void report_step(struct step *step);

@@ -179,26 +179,60 @@ void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 	vm_go(step, vm, VM_BLOCKED, MOVE_IDLE, "%s and may still run it: no proof that its copy is dead", why);
 }
 
+/* Proof: the node is NODE_DEAD, or the copy that it had is. The VM did nothing wrong: its own deaths are not counted. */
+void vm_owner_dead(struct step *step, struct vm *vm, const char *why)
+{
+	if (vm->state != VM_BLOCKED)
+		return; /* nothing of it ran there: it is being restored elsewhere, or has ended */
+	task_end(step, vm, TASK_FAILED, "%s", why);
+	if (vm->want == WANT_OFF) {
+		vm_went_off(step, vm, why);
+		return;
+	}
+	vm->want = WANT_ON;
+	vm_went_off(step, vm, why);
+	if (vm->def.priority == PRIORITY_NONE) {
+		vm->want = WANT_OFF;
+		vm_go(step, vm, VM_OFF, MOVE_IDLE, "not started elsewhere, its priority is none: %s", why);
+	}
+}
+
 void vm_target_lost(struct step *step, struct vm *vm, const char *why)
 {
 	if (vm->phase == MOVE_PREPARE || vm->phase == MOVE_WAIT || vm->phase == MOVE_COPY || vm->phase == MOVE_LOAD)
 		vm_move_failed(step, vm, vm->target, why);
 }
 
+static void place_one(struct step *step, struct vm *vm)
+{
+	char text[REASON_BYTES];
+	char why[REASON_BYTES];
+	uint32_t node = place_choose(step->cluster, vm, 0, 0, text);
+
+	vm->tried = 0;
+	reason_set(why, "it should run; %.180s", vm->reason);
+	if (node && vm->state == VM_SAVED) {
+		vm_restore_on(step, vm, node, why);
+	} else if (node) {
+		vm_start_on(step, vm, node, why);
+	} else if (vm->state == VM_OFF) {
+		reason_set(why, "waits for room: %s", text);
+		if (strcmp(why, vm->reason) != 0)
+			vm_go(step, vm, VM_OFF, MOVE_IDLE, "%s", why);
+	}
+}
+
 void vm_place_waiting(struct step *step)
 {
+	static const enum vm_priority order[] = {PRIORITY_HIGH, PRIORITY_MEDIUM, PRIORITY_LOW, PRIORITY_NONE};
 	struct cluster *cluster = step->cluster;
-	char text[REASON_BYTES];
 
-	for (uint32_t i = 0; i < cluster->vm_count; i++) {
-		struct vm *vm = &cluster->vms[i];
-		if (!vm->def.uuid[0] || vm->want != WANT_ON || (vm->state != VM_OFF && vm->state != VM_SAVED))
-			continue;
-		uint32_t node = place_choose(cluster, vm, 0, 0, text);
-		vm->tried = 0;
-		if (node && vm->state == VM_SAVED)
-			vm_restore_on(step, vm, node, "it should run, and there is a node for it again");
-		else if (node)
-			vm_start_on(step, vm, node, "it should run, and there is room for it again");
+	for (size_t p = 0; p < ARRAY_SIZE(order); p++) {
+		for (uint32_t i = 0; i < cluster->vm_count; i++) {
+			struct vm *vm = &cluster->vms[i];
+			if (vm->def.uuid[0] && vm->want == WANT_ON && vm->def.priority == order[p] &&
+				(vm->state == VM_OFF || vm->state == VM_SAVED))
+				place_one(step, vm);
+		}
 	}
 }

@@ -85,6 +85,11 @@ struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine)
 	return (struct hv_callbacks){.ctx = engine, .event = reconcile_on_hypervisor};
 }
 
+struct fencer_callbacks engine_fencer_callbacks(struct engine *engine)
+{
+	return (struct fencer_callbacks){.ctx = engine, .done = fence_on_done};
+}
+
 int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err)
 {
 	engine->ports = *ports;
@@ -103,6 +108,7 @@ void engine_free(struct engine *engine)
 		return;
 	if (engine->started) {
 		reconcile_fini(engine);
+		fence_stop(engine);
 		loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
 	}
 	service_fini(engine);

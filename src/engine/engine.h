@@ -11,6 +11,7 @@
 #pragma once
 
 #include "engine/service.h"
+#include "port/fencer.h"
 #include "port/group.h"
 #include "port/hypervisor.h"
 #include "port/loop.h"
@@ -35,6 +36,7 @@ struct engine_ports {
 	struct group *group;
 	struct store *store;
 	struct hypervisor *hypervisor;
+	struct fencer *fencer; /* NULL: this node switches nobody off */
 };
 
 /* Takes a copy of config. The callbacks of the three ports are to be given to the drivers when they are made. */
@@ -42,6 +44,7 @@ struct engine *engine_new(const struct engine_config *config);
 struct group_callbacks engine_group_callbacks(struct engine *engine);
 struct store_callbacks engine_store_callbacks(struct engine *engine);
 struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine);
+struct fencer_callbacks engine_fencer_callbacks(struct engine *engine);
 
 /* Loads the store and joins the group. ERR_CORRUPT and such: the store is refused, the reason is for a person. */
 int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err);

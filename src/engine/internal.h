@@ -92,6 +92,22 @@ struct local {
 	bool dirty;
 };
 
+/* What this node does about one suspect; compared with core_fence_duty at each look. */
+struct fence_work {
+	uint64_t id;	/* of the duty; 0: none */
+	uint64_t order; /* being run, or run; 0: none */
+	uint32_t level;
+	uint32_t waiting; /* devices of the level that have not answered */
+	bool failed;
+	bool was_on;
+	bool finished; /* all answered: reported until the log shows it */
+	bool awaited;  /* the watchdog's time is over: the same */
+	uint64_t reported_ms;
+	struct loop_timer *await_timer;
+	struct engine *engine;
+	char text[REASON_BYTES];
+};
+
 struct engine {
 	struct engine_config config;
 	struct engine_ports ports;
@@ -142,6 +158,7 @@ struct engine {
 	uint64_t facts_sent_ms;
 	struct loop_timer *tick_timer;
 	struct loop_timer *look_timer;
+	struct fence_work fence_work[NODES_MAX];
 
 	/* Those who look on. */
 	const struct engine_watcher *watchers[WATCHERS_MAX];
@@ -198,6 +215,12 @@ void reconcile_look_soon(struct engine *engine);
 void reconcile_on_hypervisor(void *ctx, const struct hv_event *event);
 void reconcile_tick(struct engine *engine);
 void reconcile_fini(struct engine *engine);
+
+/* fence.c */
+void fence_look(struct engine *engine);
+/* Without quorum nobody is switched off: ends what runs. */
+void fence_stop(struct engine *engine);
+void fence_on_done(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);
 
 /* service.c */
 void service_applied(struct engine *engine, const struct event *event);

@@ -209,6 +209,7 @@ void log_commit(struct engine *engine)
 		return;
 	snapshot_if_due(engine);
 	reconcile_tick(engine);
+	fence_look(engine);
 	reconcile_run(engine);
 }
 

@@ -408,6 +408,7 @@ static void look_again(void *ctx)
 			reconcile_tick(engine);
 	}
 	if (engine_acts(engine)) {
+		fence_look(engine);
 		end_unknown(engine);
 		for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
 			if (core_duty(engine->cluster, i, engine->ports.group->node).kind != DUTY_NONE)

@@ -38,6 +38,7 @@ void sync_out(struct engine *engine, const char *why)
 	snprintf(engine->out_reason, sizeof(engine->out_reason), "%.200s", why);
 	if (was_in)
 		engine_trace(engine, "out of the view: %s", why);
+	fence_stop(engine);
 	service_view_lost(engine);
 	engine_status_changed(engine);
 }
@@ -411,7 +412,7 @@ uint32_t sync_needed(const struct engine *engine)
 
 void sync_on_ready(struct engine *engine)
 {
-	struct event event = {.kind = EVENT_VIEW, .members = engine->view.members};
+	struct event event = {.kind = EVENT_VIEW, .members = engine->view.members, .ring = engine->view.ring};
 	uint32_t ready = 0;
 
 	if (engine->sync != SYNC_COMMIT || engine->first_sent || engine_lowest(engine) != engine->ports.group->node)

@@ -13,6 +13,8 @@ NAMES_FUNCTION(saved_status_name, SAVED_STATUSES)
 NAMES_FUNCTION(vm_want_name, VM_WANTS)
 NAMES_FUNCTION(task_kind_name, TASK_KINDS)
 NAMES_FUNCTION(task_state_name, TASK_STATES)
+NAMES_FUNCTION(fence_phase_name, FENCE_PHASES)
+NAMES_FUNCTION(death_proof_name, DEATH_PROOFS)
 NAMES_FUNCTION(event_kind_name, EVENT_KINDS)
 NAMES_FUNCTION(gone_cause_name, GONE_CAUSES)
 
@@ -36,6 +38,22 @@ static const struct field node_facts_fields[] = {
 };
 SCHEMA_DEFINE(node_facts_schema, node_facts, node_facts_fields);
 
+static const struct field fencing_fields[] = {
+	SCHEMA_U64(1, fencing, id),
+	SCHEMA_ENUM(2, fencing, phase, fence_phase_name, FENCE_PHASE_COUNT),
+	SCHEMA_ENUM(3, fencing, proof, death_proof_name, DEATH_PROOF_COUNT),
+	SCHEMA_U32(4, fencing, by),
+	SCHEMA_U32(5, fencing, level),
+	SCHEMA_U32(6, fencing, round),
+	SCHEMA_U32(7, fencing, doubt),
+	SCHEMA_U64(8, fencing, began_index),
+	SCHEMA_U64(9, fencing, lost_ms),
+	SCHEMA_U64(10, fencing, deadline_ms),
+	SCHEMA_U64(11, fencing, proven_ms),
+	SCHEMA_TEXT(12, fencing, text),
+};
+SCHEMA_DEFINE(fencing_schema, fencing, fencing_fields);
+
 static const struct field node_fields[] = {
 	SCHEMA_U32(1, node, id),
 	SCHEMA_ENUM(2, node, state, node_state_name, NODE_STATE_COUNT),
@@ -44,6 +62,9 @@ static const struct field node_fields[] = {
 	SCHEMA_U64(5, node, incarnation),
 	SCHEMA_U64(6, node, request_seq),
 	SCHEMA_TEXT(7, node, reason),
+	SCHEMA_RECORD(8, node, fence, &fencing_schema),
+	SCHEMA_U32(9, node, fences),
+	SCHEMA_U64(10, node, fences_ms),
 };
 SCHEMA_DEFINE(node_schema, node, node_fields);
 
@@ -129,6 +150,8 @@ static const struct field cluster_fields[] = {
 	SCHEMA_LIST(7, cluster, vms, vm_count, &vm_schema),
 	SCHEMA_U64(8, cluster, task_serial),
 	SCHEMA_LIST(9, cluster, tasks, task_count, &task_schema),
+	SCHEMA_U64(10, cluster, ring),
+	SCHEMA_LIST(11, cluster, fence_devices, fence_device_count, &fence_device_schema),
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 
@@ -153,6 +176,10 @@ static const struct field event_fields[] = {
 	SCHEMA_RECORD(18, event, figures, &move_figures_schema),
 	SCHEMA_RECORD(19, event, facts, &node_facts_schema),
 	SCHEMA_RECORD(20, event, def, &vm_def_schema),
+	SCHEMA_U64(21, event, ring),
+	SCHEMA_ENUM(22, event, proof, death_proof_name, DEATH_PROOF_COUNT),
+	SCHEMA_RECORD(23, event, fence, &fence_device_schema),
+	SCHEMA_BOOL(24, event, was_on),
 };
 SCHEMA_DEFINE(event_schema, event, event_fields);
 

@@ -15,13 +15,30 @@
  *            └──────▶ RESTORING ───────┘        too many deaths: FAILED */
 #pragma once
 
+#include "model/fence.h"
 #include "model/vm.h"
 
 #define NODE_STATES(X)                                                                                                 \
 	X(NODE_UNKNOWN, "unknown") /* never seen */                                                                    \
 	X(NODE_JOINING, "joining") /* in the view, has not told its facts yet */                                       \
 	X(NODE_ONLINE, "online")                                                                                       \
-	X(NODE_LOST, "lost") /* left the view; nothing is known of its copies */
+	X(NODE_LOST, "lost") /* left the view: suspect, nothing is known of its copies */                              \
+	X(NODE_DEAD, "dead") /* left the view, and proven not to run: node.fence.proof */
+
+/* Where the work stands that turns a suspect into a dead node (design §7; the rules are in core/fence.c). */
+#define FENCE_PHASES(X)                                                                                                \
+	X(FENCE_IDLE, "idle")	/* not lost, or lost without a VM: nothing needs proof */                              \
+	X(FENCE_GRACE, "grace") /* only its daemon is away, the machine is in the ring: time for a restart */          \
+	X(FENCE_RUN, "run")	/* member `by` switches the devices of `level` */                                      \
+	X(FENCE_RETRY, "retry") /* all levels failed; begun anew at deadline_ms */                                     \
+	X(FENCE_HELD, "held")	/* no device may be used: its watchdog's time, its return or a person ends this */     \
+	X(FENCE_DONE, "done")	/* proof is there */
+
+#define DEATH_PROOFS(X)                                                                                                \
+	X(PROOF_NONE, "none")                                                                                          \
+	X(PROOF_FENCED, "fenced")	/* its devices were switched, and their status read back says off */           \
+	X(PROOF_WATCHDOG, "watchdog")	/* its watchdog's time has run out */                                          \
+	X(PROOF_CONFIRMED, "confirmed") /* an administrator typed its name */
 
 #define VM_STATES(X)                                                                                                   \
 	X(VM_OFF, "off")                                                                                               \
@@ -79,6 +96,8 @@ enum saved_status { SAVED_STATUSES(CLUSTER_CONSTANT) };
 enum vm_want { VM_WANTS(CLUSTER_CONSTANT) };
 enum task_kind { TASK_KINDS(CLUSTER_CONSTANT) };
 enum task_state { TASK_STATES(CLUSTER_CONSTANT) };
+enum fence_phase { FENCE_PHASES(CLUSTER_CONSTANT) };
+enum death_proof { DEATH_PROOFS(CLUSTER_CONSTANT) };
 enum {
 	NODE_STATE_COUNT = NODE_STATES(CLUSTER_COUNT),
 	VM_STATE_COUNT = VM_STATES(CLUSTER_COUNT),
@@ -87,6 +106,8 @@ enum {
 	VM_WANT_COUNT = VM_WANTS(CLUSTER_COUNT),
 	TASK_KIND_COUNT = TASK_KINDS(CLUSTER_COUNT),
 	TASK_STATE_COUNT = TASK_STATES(CLUSTER_COUNT),
+	FENCE_PHASE_COUNT = FENCE_PHASES(CLUSTER_COUNT),
+	DEATH_PROOF_COUNT = DEATH_PROOFS(CLUSTER_COUNT),
 };
 const char *node_state_name(int state);
 const char *vm_state_name(int state);
@@ -95,6 +116,8 @@ const char *saved_status_name(int status);
 const char *vm_want_name(int want);
 const char *task_kind_name(int kind);
 const char *task_state_name(int state);
+const char *fence_phase_name(int phase);
+const char *death_proof_name(int proof);
 
 struct bridge {
 	char name[BRIDGE_BYTES];
@@ -116,6 +139,22 @@ struct node_facts {
 	struct bridge bridges[NODE_BRIDGES_MAX];
 };
 
+/* What is being done about a node that left the view. All zero while it is a member. */
+struct fencing {
+	uint64_t id; /* index of the event that lost it: reports about another one are late and change nothing */
+	enum fence_phase phase;
+	enum death_proof proof;
+	uint32_t by;	/* RUN: the member that does it */
+	uint32_t level; /* RUN: of the devices being switched */
+	uint32_t round; /* how often all levels have failed */
+	uint32_t doubt; /* this node left while the devices were being switched: they may be wired to it */
+	uint64_t began_index; /* RUN: the event that gave the order of now; keys its report */
+	uint64_t lost_ms;
+	uint64_t deadline_ms; /* GRACE, RETRY: when it goes on */
+	uint64_t proven_ms;
+	char text[REASON_BYTES]; /* the last thing learned, and by which device */
+};
+
 struct node {
 	uint32_t id; /* 0: the slot is unused */
 	enum node_state state;
@@ -124,6 +163,9 @@ struct node {
 	uint64_t incarnation; /* of its daemon; with request_seq it lets a repeated request count once */
 	uint64_t request_seq;
 	char reason[REASON_BYTES];
+	struct fencing fence;
+	uint32_t fences; /* times that it was fenced, in the period that began at fences_ms */
+	uint64_t fences_ms;
 };
 
 /* A saved state, <state dir>/<vm uuid>/<task>/. It fits the disks only while the VM has not run since: epoch. */
@@ -202,8 +244,11 @@ struct cluster {
 	uint64_t digest; /* of everything that the events so far have changed, in order */
 	uint64_t now_ms;
 	uint64_t members; /* of the view, bit id - 1 */
+	uint64_t ring;	  /* nodes whose corosync the view's sender saw, with a daemon or without */
 	uint32_t node_count; /* always NODES_MAX in memory; the table's length */
 	struct node nodes[NODES_MAX];
+	uint32_t fence_device_count; /* without gaps */
+	struct fence_device fence_devices[FENCE_DEVICES_MAX];
 	uint32_t vm_count; /* slots in use or freed: the table's length */
 	struct vm vms[VMS_MAX];
 	uint64_t task_serial; /* tasks ever begun */
@@ -212,6 +257,7 @@ struct cluster {
 };
 
 extern const struct schema node_facts_schema;
+extern const struct schema fencing_schema;
 extern const struct schema node_schema;
 extern const struct schema move_figures_schema;
 extern const struct schema saved_state_schema;

@@ -10,7 +10,7 @@
 
 #define EVENT_KINDS(X)                                                                                                 \
 	X(EVENT_TICK, "tick")                                                                                          \
-	X(EVENT_VIEW, "view")	      /* members: the synced, quorate view */                                           \
+	X(EVENT_VIEW, "view")	      /* members: the synced, quorate view; ring */                                        \
 	X(EVENT_NODE_REPORT, "node-report") /* facts: of node */                                                       \
 	X(EVENT_VM_CREATE, "vm-create")	    /* def */                                                                  \
 	X(EVENT_VM_EDIT, "vm-edit")	    /* def; only while the VM is off */                                        \
@@ -28,7 +28,13 @@
 	X(EVENT_LOADED, "loaded")     /* report: task's target has the device state and waits for its cont */          \
 	X(EVENT_RESUMED, "resumed")   /* report: the guest runs on (task, epoch), on the target or back at the source */ \
 	X(EVENT_FILLED, "filled")     /* report: all pages are in (vm, epoch) */                                       \
-	X(EVENT_STEP_FAILED, "step-failed") /* report: task's step on node failed; text has the fact */
+	X(EVENT_STEP_FAILED, "step-failed") /* report: task's step on node failed; text has the fact */                \
+	X(EVENT_FENCE_SET, "fence-set")	    /* fence: add a device, or replace the one of that name */                 \
+	X(EVENT_FENCE_REMOVE, "fence-remove") /* fence.name */                                                         \
+	X(EVENT_NODE_CONFIRM_OFF, "node-confirm-off") /* target; text: its name, typed by a person who saw it off */   \
+	X(EVENT_NODE_FENCE, "node-fence") /* target, a lost node: try its devices again now; force: past the limiter */ \
+	X(EVENT_FENCED, "fenced")	  /* report: target is proven dead; task: fencing.id, epoch: began_index; proof */ \
+	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */
 
 #define GONE_CAUSES(X)                                                                                                 \
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \
@@ -58,10 +64,14 @@ struct event {
 	bool filling; /* loaded by post-copy: pages are still coming in */
 	enum gone_cause cause;
 	uint64_t members;
+	uint64_t ring;
+	enum death_proof proof;
+	bool was_on; /* FENCED: the first status that was read said on, so it was this order that switched it */
 	char text[REASON_BYTES];
 	struct move_figures figures;
 	struct node_facts facts;
 	struct vm_def def;
+	struct fence_device fence;
 };
 
 extern const struct schema event_schema;

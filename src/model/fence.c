@@ -19,6 +19,7 @@ static const struct field device_fields[] = {
 	SCHEMA_U32(5, fence_device, limit_ms),
 	SCHEMA_U32(6, fence_device, delay_ms),
 	SCHEMA_LIST(7, fence_device, options, option_count, &fence_option_schema),
+	SCHEMA_BOOL(8, fence_device, distrusted),
 };
 SCHEMA_DEFINE(fence_device_schema, fence_device, device_fields);
 

@@ -27,6 +27,7 @@ struct fence_device {
 	uint32_t delay_ms;     /* before the attempt: gives this device's node a head start in a race of two halves */
 	uint32_t option_count;
 	struct fence_option options[FENCE_OPTIONS_MAX];
+	bool distrusted; /* it said off about a node that was seen running on: not used until it is set again */
 };
 
 extern const struct schema fence_option_schema;

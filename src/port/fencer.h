@@ -42,10 +42,10 @@ static inline NAMES_FUNCTION(fence_result_name, FENCE_RESULTS)
 
 struct fencer_callbacks {
 	void *ctx;
-	/* Of run. text: one line of valid UTF-8, at most REASON_BYTES with NUL, the fact: "status read back: off",
+	/* Of run. was_on: the first status read said on, so this order made the difference. text: one line of valid UTF-8, at most REASON_BYTES with NUL, the fact: "status read back: off",
 	 * "timed out after 20 s (off does not end)", "status: exit 1: Unable to connect". It is gone after the return.
 	 */
-	void (*done)(void *ctx, uint64_t id, enum fence_result result, const char *text);
+	void (*done)(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);
 	/* Of check. err is NULL when the device's options fit the agent; text then says what the agent is. */
 	void (*checked)(void *ctx, uint64_t id, const struct err *err, const char *text);
 };

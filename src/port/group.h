@@ -22,6 +22,7 @@ struct group_view {
 	bool quorate; /* corosync's word, and enough daemons among the members: a majority, or all nodes of the ring */
 	uint32_t expected_votes;
 	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
+	uint64_t ring;	  /* nodes of the ring, whether their watarid runs or not */
 };
 
 struct group_callbacks {

@@ -57,7 +57,8 @@ bool views_due(const struct views *views, struct group_view *view)
 		!same_ring(&views->cpg_ring, &views->quorum_ring))
 		return false;
 	*view = (struct group_view){
-		.ring_seq = views->cpg_ring.seq, .members = views->cpg_members & views->ring_members};
+		.ring_seq = views->cpg_ring.seq, .members = views->cpg_members & views->ring_members,
+		.ring = views->ring_members};
 	return true;
 }
 

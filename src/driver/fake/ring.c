@@ -23,7 +23,7 @@ static void order_view(struct ring *ring, uint64_t only, uint64_t members)
 	struct net *net = ring->net;
 	struct entry entry = {.ring_id = ring->id, .position = ++ring->length, .formed_us = timeline_now_us(net->timeline),
 		.view = {.ring_seq = ring->seq, .quorate = ring->quorate, .expected_votes = net->config.node_count,
-			.members = members}};
+			.members = members, .ring = ring->members}};
 
 	for (uint32_t id = 1; id <= net->config.node_count; id++) {
 		if (!has(ring->members & only, id))

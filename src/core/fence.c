@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * From suspect to dead: who fences a node that left the view, with what, and when its death counts as proven.
+ *
+ *   member ──left the view──▶ LOST ─┬─ owns no VM ─────────────▶ IDLE     nothing of it needs proof
+ *                                   ├─ only its daemon is away ▶ GRACE    its guests are left alone
+ *                                   ├─ limiter, no device ─────▶ HELD     watchdog, return or a person
+ *                                   └─ RUN: level 1, 2, … ──off read back──▶ DEAD ─▶ its VMs are placed
+ *                                       └── all failed ──▶ RETRY ──▶ RUN …
+ *
+ * Rules: no VM of a lost node is touched before proof (I2). Never more than a minority is fenced, counted over all that
+ * are off by our hand (I7). A report counts only for the order that it answers: (node, fencing.id, began_index). A node
+ * that comes back ends its fencing at once. */
+#include "core/internal.h"
+#include "core/timing.h"
+
+#include <assert.h>
+#include <string.h>
+
+static void node_say(struct step *step, struct node *node, const char *format, ...) PRINTF_LIKE(3, 4);
+
+static void node_say(struct step *step, struct node *node, const char *format, ...)
+{
+	char text[REASON_BYTES];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	reason_set(node->reason, "%s", text);
+	step->out->nodes_changed |= node_bit(node->id);
+}
+
+static void fence_phase_set(struct step *step, struct node *node, enum fence_phase phase)
+{
+	node->fence.phase = phase;
+	node->fence.deadline_ms = 0;
+	step->out->nodes_changed |= node_bit(node->id);
+}
+
+static bool owns_any(const struct cluster *cluster, uint32_t node)
+{
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		if (cluster->vms[i].def.uuid[0] && cluster->vms[i].owner == node)
+			return true;
+	return false;
+}
+
+/* Another fencing can only be judged when it is known whether this node has power. */
+static bool is_doubt(const struct cluster *cluster, uint32_t node)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		if (cluster->nodes[i].fence.id && cluster->nodes[i].fence.doubt == node)
+			return true;
+	return false;
+}
+
+/* The lowest level above `above` for which the node has a device that is trusted; 0: none. */
+static uint32_t next_level(const struct cluster *cluster, uint32_t node, uint32_t above)
+{
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < cluster->fence_device_count; i++) {
+		const struct fence_device *device = &cluster->fence_devices[i];
+		if (device->node == node && !device->distrusted && device->level > above &&
+			(!best || device->level < best))
+			best = device->level;
+	}
+	return best;
+}
+
+static uint32_t nodes_known(const struct cluster *cluster)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		count += cluster->nodes[i].id != 0;
+	return count;
+}
+
+/* How many nodes are off, or about to be, by our hand. */
+static uint32_t nodes_taken(const struct cluster *cluster, const struct node *but)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		const struct node *node = &cluster->nodes[i];
+		if (node == but || !node->id || !node->fence.id)
+			continue;
+		count += node->fence.phase == FENCE_RUN || node->fence.phase == FENCE_RETRY ||
+			 node->fence.proof == PROOF_FENCED;
+	}
+	return count;
+}
+
+uint32_t fence_limit(const struct cluster *cluster)
+{
+	uint32_t known = nodes_known(cluster);
+
+	/* Of two nodes the one that quorum lets go on may fence the other; else only a minority. */
+	return known == 2 ? 1 : (known - 1) / 2;
+}
+
+static void hold(struct step *step, struct node *node, const char *format, ...) PRINTF_LIKE(3, 4);
+
+static void hold(struct step *step, struct node *node, const char *format, ...)
+{
+	char text[REASON_BYTES];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (node->fence.phase == FENCE_HELD && !strcmp(node->fence.text, text))
+		return;
+	fence_phase_set(step, node, FENCE_HELD);
+	reason_set(node->fence.text, "%s", text);
+	node_say(step, node, "not fenced: %s", text);
+}
+
+/* The members take turns, so that a member whose own way to the devices is broken does not end it. */
+static uint32_t executor(const struct cluster *cluster, uint32_t round)
+{
+	uint32_t members = (uint32_t)__builtin_popcountll(cluster->members);
+	uint32_t turn = members ? round % members : 0;
+
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if ((cluster->members & node_bit(id)) && !turn--)
+			return id;
+	return 0;
+}
+
+static void run_level(struct step *step, struct node *node, uint32_t level)
+{
+	fence_phase_set(step, node, FENCE_RUN);
+	node->fence.level = level;
+	node->fence.by = executor(step->cluster, node->fence.round);
+	node->fence.began_index = step->cluster->index;
+	node_say(step, node, "being fenced by %s (devices of level %u)",
+		cluster_node_name(step->cluster, node->fence.by), level);
+}
+
+static void decide(struct step *step, struct node *node, bool force)
+{
+	struct cluster *cluster = step->cluster;
+	const char *name = cluster_node_name(cluster, node->id);
+	bool again = node->fences && cluster->now_ms < node->fences_ms + FENCES_PERIOD_MS;
+	uint32_t level = next_level(cluster, node->id, 0);
+
+	if (node->fence.proof != PROOF_NONE)
+		return; /* in doubt: only what lifts the doubt goes on */
+	if (!owns_any(cluster, node->id) && !is_doubt(cluster, node->id) && !force) {
+		fence_phase_set(step, node, FENCE_IDLE);
+		node_say(step, node, "left the view; it owned no VM, so it is not fenced");
+	} else if ((cluster->ring & node_bit(node->id)) && !force) {
+		fence_phase_set(step, node, FENCE_GRACE);
+		node_say(step, node,
+			"its daemon is away, its machine is in the ring: its guests are left alone "
+			"('node fence %s' fences it)",
+			name);
+	} else if (!level) {
+		hold(step, node,
+			"no fence device%s for %s; its watchdog, its return or 'node confirm-off %s' is the proof",
+			cluster->fence_device_count ? " can be used" : " is configured", name, name);
+	} else if (again && node->fences >= FENCES_MAX && !force) {
+		hold(step, node, "fenced %u times within the hour; 'node fence %s --force' does it once more",
+			node->fences, name);
+	} else if (nodes_taken(cluster, node) + 1 > fence_limit(cluster) && !force) {
+		hold(step, node,
+			"%u of %u nodes are off or being fenced already: never a majority; 'node confirm-off %s'",
+			nodes_taken(cluster, node), nodes_known(cluster), name);
+	} else {
+		run_level(step, node, level);
+	}
+}
+
+void fence_begin(struct step *step, struct node *node)
+{
+	node->fence = (struct fencing){.id = step->cluster->index, .lost_ms = step->cluster->now_ms};
+	decide(step, node, false);
+}
+
+/* A node that left while the devices of another one were being switched: perhaps they are wired to it. */
+static void doubt_begins(struct step *step, uint64_t lost)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct node *node = &step->cluster->nodes[i];
+		if (node->fence.phase != FENCE_RUN || (lost & node_bit(node->id)) || node->fence.doubt)
+			continue;
+		node->fence.doubt = (uint32_t)__builtin_ctzll(lost) + 1;
+		step->out->nodes_changed |= node_bit(node->id);
+	}
+}
+
+void fence_view(struct step *step, uint64_t lost)
+{
+	struct cluster *cluster = step->cluster;
+
+	if (lost)
+		doubt_begins(step, lost);
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct node *node = &cluster->nodes[i];
+		if (!node->id || node->state != NODE_LOST)
+			continue;
+		if (lost & node_bit(node->id))
+			fence_begin(step, node);
+		else if (node->fence.phase == FENCE_RUN && !is_member(cluster, node->fence.by))
+			run_level(step, node, node->fence.level);
+	}
+	fence_review(step);
+}
+
+/* What was held may have become possible: a device was added, another node came back, the machine left the ring. */
+void fence_review(struct step *step)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct node *node = &step->cluster->nodes[i];
+		bool gone = node->fence.phase == FENCE_GRACE && !(step->cluster->ring & node_bit(node->id));
+		bool asked = node->fence.phase == FENCE_IDLE && node->fence.id && is_doubt(step->cluster, node->id);
+		if (node->id && node->state == NODE_LOST && (node->fence.phase == FENCE_HELD || gone || asked))
+			decide(step, node, false);
+	}
+}
+
+static void node_dies(struct step *step, struct node *node)
+{
+	struct cluster *cluster = step->cluster;
+	char why[REASON_BYTES];
+
+	fence_phase_set(step, node, FENCE_DONE);
+	node->fence.doubt = 0;
+	node->fence.proven_ms = cluster->now_ms;
+	node->state = NODE_DEAD;
+	node->since_ms = cluster->now_ms;
+	node_say(step, node, "dead: %s", node->fence.text);
+	reason_set(why, "%s is dead: %s", cluster_node_name(cluster, node->id), node->fence.text);
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		struct vm *vm = &cluster->vms[i];
+		if (vm->def.uuid[0] && vm->owner == node->id)
+			vm_owner_dead(step, vm, why);
+	}
+	vm_place_waiting(step);
+	fence_review(step);
+}
+
+/* The node that was doubted has power, or had: the device that was suspected did switch what it should. */
+static void doubt_ends(struct step *step, uint32_t doubted)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct node *node = &step->cluster->nodes[i];
+		if (!node->fence.id || node->fence.doubt != doubted)
+			continue;
+		node->fence.doubt = 0;
+		step->out->nodes_changed |= node_bit(node->id);
+		if (node->fence.proof != PROOF_NONE && node->state == NODE_LOST)
+			node_dies(step, node);
+	}
+}
+
+void fence_node_returns(struct step *step, struct node *node, bool rebooted)
+{
+	const char *name = node->facts.name;
+
+	if (!rebooted && node->fence.proof != PROOF_NONE) {
+		/* The proof was false: whoever reported it is not believed again until a person has looked. */
+		for (uint32_t i = 0; i < step->cluster->fence_device_count; i++)
+			if (step->cluster->fence_devices[i].node == node->id && node->fence.proof == PROOF_FENCED)
+				step->cluster->fence_devices[i].distrusted = true;
+		step->out->devices_changed |= node->fence.proof == PROOF_FENCED;
+		node_say(step, node,
+			"ALARM: taken for dead (%s) and back in the same boot; its devices are not used until "
+			"'fence set' or 'fence test %s'",
+			death_proof_name((int)node->fence.proof), name);
+	}
+	node->fence = (struct fencing){.id = 0};
+	if (!rebooted)
+		doubt_ends(step, node->id);
+}
+
+static bool answers_order(struct step *step, const struct node *node)
+{
+	const struct event *event = step->event;
+
+	if (!node->fence.id || node->fence.id != event->task || node->state != NODE_LOST)
+		return refuse(step, ERR_PROTOCOL, "late: %s is %s, this fencing is over",
+			cluster_node_name(step->cluster, event->target), node_state_name((int)node->state));
+	if (event->proof == PROOF_WATCHDOG && event->kind == EVENT_FENCED)
+		return true;
+	if (node->fence.phase != FENCE_RUN || node->fence.by != event->node || node->fence.began_index != event->epoch)
+		return refuse(step, ERR_PROTOCOL, "late: another order about %s is under way",
+			cluster_node_name(step->cluster, event->target));
+	return true;
+}
+
+static void fenced(struct step *step, struct node *node)
+{
+	struct cluster *cluster = step->cluster;
+	const struct event *event = step->event;
+	const char *by = cluster_node_name(cluster, event->node);
+
+	if (event->proof == PROOF_WATCHDOG) {
+		if (!node->facts.watchdog_ms || (cluster->ring & node_bit(node->id))) {
+			refuse(step, ERR_PROTOCOL, "%s has no watchdog that could have ended it", node->facts.name);
+			return;
+		}
+		node->fence.proof = PROOF_WATCHDOG;
+		reason_set(node->fence.text, "the time of its watchdog (%u ms) has run out", node->facts.watchdog_ms);
+		node_dies(step, node);
+		return;
+	}
+	if (node->fences_ms + FENCES_PERIOD_MS < cluster->now_ms || !node->fences) {
+		node->fences = 0;
+		node->fences_ms = cluster->now_ms;
+	}
+	node->fences++;
+	node->fence.proof = PROOF_FENCED;
+	reason_set(node->fence.text, "fenced by %s: %.150s", by, event->text);
+	if (!node->fence.doubt) {
+		node_dies(step, node);
+	} else {
+		fence_phase_set(step, node, FENCE_HELD);
+		node_say(step, node,
+			"%.120s; but %s left while it was switched: wired to the wrong node? 'node confirm-off'",
+			node->fence.text, cluster_node_name(cluster, node->fence.doubt));
+		fence_review(step);
+	}
+	if (event->was_on)
+		doubt_ends(step, node->id);
+}
+
+static void fence_failed(struct step *step, struct node *node)
+{
+	struct cluster *cluster = step->cluster;
+	uint32_t next = next_level(cluster, node->id, node->fence.level);
+	uint32_t shift;
+
+	reason_set(node->fence.text, "%s: %.180s", cluster_node_name(cluster, step->event->node), step->event->text);
+	if (next) {
+		run_level(step, node, next);
+		return;
+	}
+	shift = node->fence.round < FENCE_RETRY_SHIFT_MAX ? node->fence.round : FENCE_RETRY_SHIFT_MAX;
+	node->fence.round++;
+	fence_phase_set(step, node, FENCE_RETRY);
+	node->fence.deadline_ms = cluster->now_ms + ((uint64_t)FENCE_RETRY_MS << shift);
+	node_say(step, node, "fencing failed, tried again in %u s: %.150s", (FENCE_RETRY_MS << shift) / 1000,
+		node->fence.text);
+}
+
+void fence_report_step(struct step *step)
+{
+	const struct event *event = step->event;
+	struct node *node;
+
+	if (event->target < 1 || event->target == event->node) {
+		refuse(step, ERR_PROTOCOL, "a report about no other node");
+		return;
+	}
+	node = &step->cluster->nodes[event->target - 1];
+	if (!answers_order(step, node))
+		return;
+	if (event->kind == EVENT_FENCED && (event->proof == PROOF_FENCED || event->proof == PROOF_WATCHDOG))
+		fenced(step, node);
+	else if (event->kind == EVENT_FENCE_FAILED)
+		fence_failed(step, node);
+	else
+		refuse(step, ERR_PROTOCOL, "a report without a proof");
+}
+
+void fence_tick(struct step *step)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct node *node = &step->cluster->nodes[i];
+		if (node->fence.deadline_ms && node->fence.deadline_ms <= step->cluster->now_ms)
+			decide(step, node, false);
+	}
+}
+
+uint64_t fence_deadline_ms(const struct cluster *cluster)
+{
+	uint64_t first = 0;
+
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		uint64_t due = cluster->nodes[i].fence.deadline_ms;
+		if (due && (!first || due < first))
+			first = due;
+	}
+	return first;
+}
+
+/* ---- what an administrator asks for */
+
+static void device_set(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+	const struct fence_device *device = &step->event->fence;
+	struct fence_device *slot = NULL;
+	struct err err;
+
+	if (fence_device_check(device, &err) < 0) {
+		refuse(step, err.code, "%.200s", err.text);
+		return;
+	}
+	if (!cluster_node(cluster, device->node)->id) {
+		refuse(step, ERR_NOT_FOUND, "%s: there is no node with id %u", device->name, device->node);
+		return;
+	}
+	for (uint32_t i = 0; i < cluster->fence_device_count; i++)
+		if (!strcmp(cluster->fence_devices[i].name, device->name))
+			slot = &cluster->fence_devices[i];
+	if (!slot && cluster->fence_device_count == FENCE_DEVICES_MAX) {
+		refuse(step, ERR_UNFIT, "%d fence devices are defined, more are not possible", FENCE_DEVICES_MAX);
+		return;
+	}
+	if (!slot)
+		slot = &cluster->fence_devices[cluster->fence_device_count++];
+	*slot = *device;
+	slot->distrusted = false;
+	step->out->devices_changed = true;
+	fence_review(step);
+}
+
+static void device_remove(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+
+	for (uint32_t i = 0; i < cluster->fence_device_count; i++) {
+		struct fence_device *device = &cluster->fence_devices[i];
+		if (strcmp(device->name, step->event->fence.name) != 0)
+			continue;
+		memmove(device, device + 1, (cluster->fence_device_count - i - 1) * sizeof(*device));
+		cluster->fence_device_count--;
+		memset(&cluster->fence_devices[cluster->fence_device_count], 0, sizeof(*device));
+		step->out->devices_changed = true;
+		return;
+	}
+	refuse(step, ERR_NOT_FOUND, "there is no fence device '%.63s'", step->event->fence.name);
+}
+
+/* A node about which a person may be asked; else the refusal says why not. */
+static struct node *lost_node(struct step *step)
+{
+	uint32_t target = step->event->target;
+
+	if (target < 1 || !step->cluster->nodes[target - 1].id) {
+		refuse(step, ERR_NOT_FOUND, "no such node");
+		return NULL;
+	}
+	struct node *node = &step->cluster->nodes[target - 1];
+	const char *name = cluster_node_name(step->cluster, target);
+	if (is_member(step->cluster, target)) {
+		refuse(step, ERR_UNFIT, "%s is in the view: it is alive", name);
+		return NULL;
+	}
+	if (node->state == NODE_DEAD) {
+		refuse(step, ERR_UNFIT, "%s is dead already: %.150s", name, node->fence.text);
+		return NULL;
+	}
+	return node;
+}
+
+static void confirm_off(struct step *step)
+{
+	struct node *node = lost_node(step);
+
+	if (!node)
+		return;
+	if (strcmp(step->event->text, node->facts.name) != 0) {
+		refuse(step, ERR_INVALID, "the name typed, '%.63s', is not that of %s", step->event->text,
+			node->facts.name);
+		return;
+	}
+	if (step->cluster->ring & node_bit(node->id)) {
+		refuse(step, ERR_UNFIT, "%s is seen alive: its corosync answers, only its daemon is away",
+			node->facts.name);
+		return;
+	}
+	if (!node->fence.id)
+		node->fence.id = step->cluster->index;
+	node->fence.proof = PROOF_CONFIRMED;
+	reason_set(node->fence.text, "confirmed off by %s", step->event->by);
+	node_dies(step, node);
+}
+
+static void fence_now(struct step *step)
+{
+	struct node *node = lost_node(step);
+
+	if (!node)
+		return;
+	if (node->fence.phase == FENCE_RUN) {
+		refuse(step, ERR_BUSY, "%s is being fenced already", node->facts.name);
+		return;
+	}
+	if (!next_level(step->cluster, node->id, 0)) {
+		refuse(step, ERR_UNFIT, "no fence device can be used for %s: 'fence add', or 'node confirm-off'",
+			node->facts.name);
+		return;
+	}
+	if (nodes_taken(step->cluster, node) + 1 > fence_limit(step->cluster) && !step->event->force) {
+		refuse(step, ERR_NEEDS_FORCE, "%u of %u nodes are off or being fenced already",
+			nodes_taken(step->cluster, node), nodes_known(step->cluster));
+		return;
+	}
+	if (!node->fence.id)
+		node->fence.id = step->cluster->index;
+	node->fence.proof = PROOF_NONE;
+	decide(step, node, true);
+}
+
+void fence_request_step(struct step *step)
+{
+	if (step->event->kind == EVENT_FENCE_SET)
+		device_set(step);
+	else if (step->event->kind == EVENT_FENCE_REMOVE)
+		device_remove(step);
+	else if (step->event->kind == EVENT_NODE_CONFIRM_OFF)
+		confirm_off(step);
+	else
+		fence_now(step);
+}
+
+/* ---- duties */
+
+static uint64_t weight(const struct cluster *cluster, uint64_t nodes)
+{
+	static const uint32_t weights[PRIORITY_COUNT] = {
+		[PRIORITY_HIGH] = 10000, [PRIORITY_MEDIUM] = 100, [PRIORITY_LOW] = 1, [PRIORITY_NONE] = 1};
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		const struct vm *vm = &cluster->vms[i];
+		if (vm->def.uuid[0] && vm->owner && (nodes & node_bit(vm->owner)))
+			sum += weights[vm->def.priority];
+	}
+	return sum;
+}
+
+/* Of two equal halves both may fence: the one with less to lose waits, so that they do not shoot each other. */
+static uint64_t split_delay_ms(const struct cluster *cluster, const struct node *node)
+{
+	uint32_t members = (uint32_t)__builtin_popcountll(cluster->members);
+	uint64_t ours, theirs;
+
+	if (2 * members > nodes_known(cluster) || node->fence.round)
+		return 0;
+	ours = weight(cluster, cluster->members);
+	theirs = weight(cluster, node_bit(node->id));
+	if (ours > theirs || (ours == theirs && (cluster->members & (~cluster->members + 1)) < node_bit(node->id)))
+		return 0;
+	return FENCE_SPLIT_DELAY_MS;
+}
+
+struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t target, uint32_t node)
+{
+	const struct node *suspect = cluster_node(cluster, target);
+	struct fence_duty duty = {.id = suspect->fence.id};
+
+	if (!suspect->fence.id || suspect->state != NODE_LOST || !is_member(cluster, node))
+		return (struct fence_duty){.id = 0};
+	if (suspect->facts.watchdog_ms && suspect->fence.proof == PROOF_NONE && !(cluster->ring & node_bit(target)))
+		duty.await_ms = timing_watchdog_proof_ms(suspect->facts.token_ms, suspect->facts.watchdog_ms);
+	if (suspect->fence.phase == FENCE_RUN && suspect->fence.by == node) {
+		duty.run = true;
+		duty.order = suspect->fence.began_index;
+		duty.level = suspect->fence.level;
+		duty.delay_ms = split_delay_ms(cluster, suspect);
+	}
+	return duty;
+}
