@@ -114,6 +114,11 @@ machine_spawn() { # NAME
 	fi || die 71 "cannot make machine $1"
 }
 
+link_del() { # NODE
+	switch_ip link del "$1c" 2> /dev/null || :
+	switch_ip link del "$1g" 2> /dev/null || :
+}
+
 node_on() { # NODE
 	local index=${1#n} pid
 	node_off "$1"
@@ -125,20 +130,19 @@ node_on() { # NODE
 	switch_ip link set "$1c" master cluster up
 	switch_ip link set "$1g" master guests up
 	enter "$1" bash -s "$1" "$index" "$nodes" "$run" "$store" "$build" \
-		"${storage_fuse:-plain}" < "$here/machine-up" || {
+		"${storage_fuse:-plain}" "$watchdog" < "$here/machine-up" || {
 		kill -KILL "$pid"
 		die 71 "$1 did not boot"
 	}
 	[ -z "$storage_fuse" ] || storage_mount "$1"
 	is_whole_now "$1"
+	hardware_ask booted "$1" > /dev/null
 }
 
 node_off() { # NODE
 	local pid
 	if pid=$(pid_of "$1"); then kill -KILL "$pid"; fi
-	# The link goes at once; the kernel would take it away only when it comes round to the dead namespace.
-	switch_ip link del "$1c" 2> /dev/null || :
-	switch_ip link del "$1g" 2> /dev/null || :
+	link_del "$1"
 	[ -z "$pid" ] || wait_gone "$pid"
 }
 

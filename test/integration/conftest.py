@@ -15,8 +15,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def bare_lab():
-    """Three nodes with corosync, without watarid; one for the module's tests, made whole again before each."""
-    with Lab(nodes=3, daemon=False) as lab:
+    """Three nodes with corosync and watchdogs, without watarid; one for the module's tests, made whole again before each."""
+    with Lab(nodes=3, daemon=False, watchdog=5000) as lab:
         yield lab
 
 

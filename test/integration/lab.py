@@ -50,13 +50,15 @@ def wait_until(condition, timeout, what, every=0.05):
 
 
 class Lab:
-    def __init__(self, nodes=3, name=None, build=BUILD, daemon=True, storage_mib=0, storage_fuse=False):
+    def __init__(self, nodes=3, name=None, build=BUILD, daemon=True, storage_mib=0, storage_fuse=False,
+                 watchdog=0):
         """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage", "hang")
-        and "error" become possible, at the price of FUSE's speed."""
+        and "error" become possible, at the price of FUSE's speed. watchdog: each node has one, armed for that many ms."""
         self.count, self.build = nodes, pathlib.Path(build)
         self.options = [] if daemon else ["--no-daemon"]
         self.options += ["--storage-mib", storage_mib] if storage_mib else []
         self.options += ["--storage-fuse"] if storage_fuse else []
+        self.options += [f"--watchdog={watchdog}"] if watchdog else []
         self.name = name or f"t{os.getpid()}-{next(_serial)}"
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
         self.run_dir, self.store = RUN_BASE / self.name, STORE_BASE / self.name
@@ -181,11 +183,33 @@ class Lab:
 
     # --- faults ---
 
-    def power_off(self, node):
-        self.tool("power-off", node)
+    def power_off(self, *nodes):
+        """All of them at once."""
+        self.tool("power-off", *nodes)
 
-    def power_on(self, node):
-        self.tool("power-on", node)
+    def power_on(self, *nodes):
+        """In this order."""
+        self.tool("power-on", *nodes)
+
+    def bmc(self, node, fault="ok"):
+        """What is wrong with the controller that fence_lab speaks to when it is to switch `node`."""
+        self.tool("bmc", node, fault)
+
+    def fence(self, by, timeout=60, **options):
+        """The agent fence_lab, called in the node `by` as a daemon would: a CompletedProcess."""
+        lines = "".join(f"{name}={value}\n" for name, value in options.items())
+        argv = [self.build / "lab/keeper", "enter", str(self.keeper(by)), "--", "/run/lab/agents/fence_lab"]
+        return subprocess.run(argv, input=lines, text=True, errors="replace", capture_output=True, timeout=timeout,
+                              check=False)
+
+    def watchdog(self, node, state=None):
+        """Sets it (ok, dead), or says what state it is in."""
+        return self.tool("watchdog", node, *([state] if state else [])).stdout.strip()
+
+    def hardware_log(self, node=None):
+        """[(CLOCK_REALTIME in ms, node, event)] of power, controllers and watchdogs."""
+        lines = (line.split(" ", 2) for line in self.tool("hardware").stdout.splitlines())
+        return [(int(ms), name, event) for ms, name, event in lines if node in (None, name)]
 
     def cut(self, node, what, *how):
         self.tool("cut", node, what, *how)

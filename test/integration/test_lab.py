@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,8 +32,12 @@ def traces(name):
         if f"/{name} " in line or f"/{name}/" in line:
             found.append(f"process {path.parent.name}: {line}")
     found += [f"mount {line}" for line in open("/proc/mounts") if f"/{name}" in line]
-    found += [f"file {path}" for base in ("/run", "/var/lib", "/srv", "/tmp", "/dev/shm", "/etc", "/var/cache")
-              for path in pathlib.Path(base).rglob("*") if path.name == name]
+    for base in ("/run", "/var/lib", "/srv", "/tmp", "/dev/shm", "/etc", "/var/cache"):
+        # Not rglob: it stumbles over what others take away meanwhile, and follows every build tree to its end.
+        for at, directories, files in os.walk(base):
+            found += [f"file {at}/{entry}" for entry in directories + files if entry == name]
+            if at.count("/") > 3:
+                directories.clear()
     return found
 
 
@@ -43,15 +48,16 @@ def namespaces():
 
 
 def processes_of(name):
-    """Every process in the lab's PID namespaces, as pids of this machine."""
-    spaces = set()
+    """Every process in the lab's PID namespaces, and its hardware, as pids of this machine."""
+    spaces, found = set(), []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if f"/{name}\0" in path.read_text(errors="replace"):
+                found.append(int(path.parent.name))
                 spaces.add(os.readlink(path.parent / "ns/pid"))
         except OSError:
             pass
-    found = []
+    spaces.discard(os.readlink("/proc/self/ns/pid"))
     for path in pathlib.Path("/proc").glob("[0-9]*/ns/pid"):
         try:
             if os.readlink(path) in spaces:
@@ -204,6 +210,117 @@ def test_up_that_was_killed_can_be_repeated_or_taken_down():
     finally:
         lab.down()
     assert traces(lab.name) == []
+
+
+OFF, DONE, FAILED = 2, 0, 1
+
+
+def test_the_fence_agent_pulls_the_cord_and_tells_the_truth(lab):
+    """Whatever watari believes about a dead node, it believes because of this agent."""
+    metadata = ElementTree.fromstring(lab.fence("n1", action="metadata").stdout)
+    assert {"action", "plug", "port", "ip", "password"} <= {item.get("name") for item in metadata.iter("parameter")}
+    assert {"off", "on", "reboot", "status", "monitor", "list"} <= {item.get("name") for item in metadata.iter("action")}
+    assert lab.fence("n1", action="list").stdout == "n1,n1\nn2,n2\nn3,n3\n"
+    assert lab.fence("n1", action="monitor").returncode == DONE
+    assert lab.fence("n1", action="status", plug="n2").returncode == DONE
+    lab.spawn("n2", "sleep", "1234568")
+    assert lab.fence("n1", action="off", plug="n2", username="x", password="x").returncode == DONE
+    assert subprocess.run(["pgrep", "-f", "-x", "sleep 1234568"], capture_output=True, check=False).returncode == 1
+    times = {event: ms for ms, _, event in lab.hardware_log("n2")}
+    assert times["is off"] - times["power cut asked by n1"] < 2000
+    for by in ("n1", "n3"):
+        assert lab.fence(by, action="status", port="n2").returncode == OFF
+    assert lab.fence("n1", action="off", nodename="n2").returncode == DONE, "off already is off"
+    assert lab.fence("n3", action="on", nodename="n2").returncode == DONE
+    assert lab.fence("n1", action="status", plug="n2").returncode == DONE
+    lab.wait_members("n2", 3)
+    boot_id = lab.boot_id("n2")
+    assert lab.fence("n1", action="reboot", plug="n2").returncode == DONE
+    lab.wait_members("n2", 3)
+    assert lab.boot_id("n2") != boot_id
+    for options in ({"action": "off"}, {"action": "off", "plug": "n9"}, {"action": "off", "plug": "n2 n3"},
+                    {"action": "explode", "plug": "n2"}, {"action": "off", "plug": "../n2"}):
+        assert lab.fence("n1", **options).returncode == FAILED, options
+    lab.cut("n1", "bmc")
+    assert lab.fence("n1", action="off", plug="n2").returncode == FAILED
+    assert lab.fence("n3", action="status", plug="n2").returncode == DONE
+    lab.heal("n1", "bmc")
+    assert lab.fence("n1", action="status", plug="n2").returncode == DONE
+
+
+def test_a_controller_can_fail_in_every_way(lab):
+    """A fault that does not happen as its name says would make the tests of fencing prove nothing."""
+    def off(by="n1", node="n2", **how):
+        return lab.fence(by, action="off", plug=node, **how)
+
+    def status(node="n2"):
+        return lab.fence("n1", action="status", plug=node).returncode
+    lab.bmc("n2", "lie")
+    assert (off().returncode, status()) == (DONE, DONE)
+    lab.bmc("n2", "lie-status")
+    assert (off().returncode, status()) == (DONE, OFF)
+    lab.bmc("n2", "gone")
+    assert (off().returncode, status()) == (FAILED, FAILED)
+    lab.bmc("n2", "crash")
+    assert off().returncode == 128 + signal.SIGSEGV
+    lab.bmc("n2", "garbage")
+    done = off()
+    assert done.returncode == 77 and "\0" in done.stdout and len(done.stdout) > 100000
+    lab.bmc("n2", "hang")
+    with pytest.raises(subprocess.TimeoutExpired):
+        off(timeout=1)
+    assert lab.status()["n2"]["power"] == "on", "none of these switched anything"
+    lab.bmc("n2", "wrong:n3")
+    assert (off().returncode, status()) == (DONE, OFF)
+    assert {name: node["power"] for name, node in lab.status().items()} == {"n1": "on", "n2": "on", "n3": "off"}
+    lab.bmc("n2", "slow:2")
+    with pytest.raises(subprocess.TimeoutExpired):
+        off(timeout=0.5)
+    wait_until(lambda: lab.status()["n2"]["power"] == "off", 20, "the order to be carried out late")
+    lab.up()
+    assert status() == DONE, "up mends"
+    lab.bmc("n2", "huge")
+    agent = lab.popen("exec", "n1", "--", "bash", "-c", "echo action=off$'\n'plug=n2 | /run/lab/agents/fence_lab | wc -c",
+                      stdout=subprocess.PIPE)
+    assert int(agent.communicate(timeout=60)[0]) > 1 << 30
+    assert status() == OFF
+    for fault in ("fine", "wrong", "wrong:n9", "slow", "slow:x", "ok:1"):
+        assert lab.tool("bmc", "n2", fault, check=False).returncode == 64, fault
+
+
+def test_the_watchdog_fires_when_nobody_feeds_it(lab):
+    """A node whose daemon hangs must die by itself, and not a moment before its time."""
+    talk = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/watari-watchdog'); " \
+           "s.sendall(sys.argv[1].encode()); print(s.recv(99).decode(), end='')"
+
+    def say(node, words):
+        return lab.exec(node, "/usr/bin/python3", "-c", talk, words).stdout
+    assert lab.watchdog("n2") == "disarmed"
+    assert say("n2", "arm 600000\n") == "armed 600000\n"
+    assert lab.watchdog("n2").startswith("armed 600000 ms, fed "), "a closed connection does not disarm it"
+    assert say("n2", "feed\nfeed\ndisarm\n") == "disarmed\n"
+    for words in ("arm\n", "arm 0\n", "arm 99999999999999999999\n", "arm -5\n", "arm 1000x\n", "\n"):
+        assert say("n2", words).startswith("error "), words
+    assert lab.watchdog("n2") == "disarmed"
+    lab.watchdog("n3", "dead")
+    for node in ("n2", "n3"):
+        assert say(node, "arm 1500\n") == "armed 1500\n"
+    wait_until(lambda: "ran out" in lab.watchdog("n3"), 20, "the dead watchdog's time")
+    wait_until(lambda: lab.status()["n2"]["power"] == "off", 20, "n2 to be off")
+    assert lab.status()["n3"]["power"] == "on", "a dead watchdog does nothing"
+    times = {event: ms for ms, _, event in lab.hardware_log("n2")}
+    assert 1500 <= times["power cut by its watchdog"] - times["watchdog armed 1500 ms"] < 2500
+    lab.power_on("n2")
+    assert lab.watchdog("n2") == "disarmed", "a new boot has a new watchdog"
+
+
+def test_all_lose_power_at_once_and_come_back_in_any_order(lab):
+    lab.power_off("--all")
+    assert {node["power"] for node in lab.status().values()} == {"off"}
+    lab.power_on("n3", "n1")
+    assert lab.status()["n2"]["power"] == "off"
+    lab.power_on("--all")
+    lab.wait_members("n1", 3)
 
 
 def test_nodes_are_apart(lab):
