@@ -92,6 +92,27 @@ static uint32_t nodes_taken(const struct cluster *cluster, const struct node *bu
 	return count;
 }
 
+/* The other half, where it is alive, may take itself for the cluster just as well. */
+static bool is_half(const struct cluster *cluster)
+{
+	return 2 * (uint32_t)__builtin_popcountll(cluster->members) <= nodes_known(cluster);
+}
+
+/* Not in our ring, and enough for a quorum of its own. */
+static bool may_go_on(const struct cluster *cluster, const struct node *node)
+{
+	return node->id && node->state == NODE_LOST && is_half(cluster) && !node->facts.leaving &&
+	       !(cluster->ring & node_bit(node->id));
+}
+
+const struct node *fence_other_half(const struct cluster *cluster)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		if (may_go_on(cluster, &cluster->nodes[i]))
+			return &cluster->nodes[i];
+	return NULL;
+}
+
 uint32_t fence_limit(const struct cluster *cluster)
 {
 	uint32_t known = nodes_known(cluster);
@@ -146,9 +167,11 @@ static void decide(struct step *step, struct node *node, bool force)
 	bool again = node->fences && cluster->now_ms < node->fences_ms + FENCES_PERIOD_MS;
 	uint32_t level = next_level(cluster, node->id, 0);
 
+	bool needed = owns_any(cluster, node->id) || is_doubt(cluster, node->id) || force || may_go_on(cluster, node);
+
 	if (node->fence.proof != PROOF_NONE)
 		return; /* in doubt: only what lifts the doubt goes on */
-	if (!owns_any(cluster, node->id) && !is_doubt(cluster, node->id) && !force) {
+	if (!needed) {
 		fence_phase_set(step, node, FENCE_IDLE);
 		node_say(step, node, "left the view; it owned no VM, so it is not fenced");
 	} else if ((cluster->ring & node_bit(node->id)) && !force) {
@@ -538,10 +561,9 @@ static uint64_t weight(const struct cluster *cluster, uint64_t nodes)
 /* Of two equal halves both may fence: the one with less to lose waits, so that they do not shoot each other. */
 static uint64_t split_delay_ms(const struct cluster *cluster, const struct node *node)
 {
-	uint32_t members = (uint32_t)__builtin_popcountll(cluster->members);
 	uint64_t ours, theirs;
 
-	if (2 * members > nodes_known(cluster) || node->fence.round)
+	if (!is_half(cluster) || node->fence.round)
 		return 0;
 	ours = weight(cluster, cluster->members);
 	theirs = weight(cluster, node_bit(node->id));

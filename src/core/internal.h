@@ -59,6 +59,9 @@ void fence_report_step(struct step *step);
 void fence_request_step(struct step *step);
 void fence_tick(struct step *step);
 uint64_t fence_deadline_ms(const struct cluster *cluster);
+/* NULL, or a node of which nobody knows whether it goes on by itself, as it may when the members are no majority (of two
+ * nodes each may be quorate alone). What it and we would acknowledge could not both be kept. */
+const struct node *fence_other_half(const struct cluster *cluster);
 /* How many nodes may be off by our hand at one time. */
 uint32_t fence_limit(const struct cluster *cluster);
 

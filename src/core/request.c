@@ -26,14 +26,17 @@ static bool wrong_state(struct step *step, const struct vm *vm, const char *need
 	case VM_STOPPING:
 		return busy(step, vm);
 	case VM_BLOCKED:
-		return refuse(step, ERR_UNFIT, "%s is blocked: %.150s; power %s on: what it reports is the proof", name,
-			vm->reason, cluster_node_name(step->cluster, vm->owner));
+		return refuse(step, ERR_UNFIT,
+			"%s is blocked: %.150s; what %s reports when it is back is the proof, or "
+			"'node confirm-off'",
+			name, vm->reason, cluster_node_name(step->cluster, vm->owner));
 	case VM_OFF:
 	case VM_SAVED:
 	case VM_FAILED:
 		return refuse(step, ERR_UNFIT, "%s is %s, %s", name, vm_state_name((int)vm->state), need);
 	case VM_ONLINE:
-		return refuse(step, ERR_UNFIT, "%s runs on %s, %s", name, cluster_node_name(step->cluster, vm->owner), need);
+		return refuse(
+			step, ERR_UNFIT, "%s runs on %s, %s", name, cluster_node_name(step->cluster, vm->owner), need);
 	}
 	return false;
 }
@@ -113,7 +116,7 @@ static void edit(struct step *step, struct vm *vm)
 	vm_go(step, vm, vm->state, MOVE_IDLE, "edited");
 }
 
-static void delete(struct step *step, struct vm *vm)
+static void delete (struct step *step, struct vm *vm)
 {
 	if (vm->state == VM_SAVED && !step->event->force) {
 		refuse(step, ERR_NEEDS_FORCE, "%s has a saved state, which would be lost", vm->def.name);
@@ -206,7 +209,8 @@ static void move(struct step *step, struct vm *vm)
 		return;
 	}
 	if (target == vm->owner) {
-		refuse(step, ERR_INVALID, "%s runs on %s already", vm->def.name, cluster_node_name(step->cluster, target));
+		refuse(step, ERR_INVALID, "%s runs on %s already", vm->def.name,
+			cluster_node_name(step->cluster, target));
 		return;
 	}
 	if (!target_ok(step, vm, target))
@@ -250,6 +254,14 @@ void request_step(struct step *step)
 	const struct event *event = step->event;
 	struct vm *vm = cluster_vm(step->cluster, event->kind == EVENT_VM_EDIT ? event->def.uuid : event->vm);
 
+	const struct node *half = fence_other_half(step->cluster);
+	if (half) {
+		refuse(step, ERR_NO_QUORUM,
+			"%s left and is not proven off, so it may go on by itself: nothing can be changed "
+			"until it is fenced, is back, or 'node confirm-off %s' was typed",
+			half->facts.name, half->facts.name);
+		return;
+	}
 	if (event->kind == EVENT_VM_CREATE) {
 		create(step);
 		return;

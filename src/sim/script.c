@@ -3,8 +3,8 @@
  *
  *	at MS [COMMAND]				at this time of the run
  *	when VM=STATE[/PHASE] COMMAND		as soon as any node has committed that
- *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting, running,
- *						copying, stopped, sealed, preparing, standby, loading, loaded, absent)
+ *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting,
+ *running, copying, stopped, sealed, preparing, standby, loading, loaded, absent)
  *	expect …				now; see expects below
  *	end MS					the trace ends here
  * COMMAND is a row of the table below. */
@@ -78,9 +78,15 @@ static int do_vm(const struct words *words)
 		const char *verb;
 		enum event_kind kind;
 	} verbs[] = {
-		{"create", EVENT_VM_CREATE}, {"edit", EVENT_VM_EDIT}, {"delete", EVENT_VM_DELETE},
-		{"start", EVENT_VM_START}, {"shutdown", EVENT_VM_SHUTDOWN}, {"stop", EVENT_VM_STOP},
-		{"save", EVENT_VM_SAVE}, {"move", EVENT_VM_MOVE}, {"cancel", EVENT_VM_CANCEL},
+		{"create", EVENT_VM_CREATE},
+		{"edit", EVENT_VM_EDIT},
+		{"delete", EVENT_VM_DELETE},
+		{"start", EVENT_VM_START},
+		{"shutdown", EVENT_VM_SHUTDOWN},
+		{"stop", EVENT_VM_STOP},
+		{"save", EVENT_VM_SAVE},
+		{"move", EVENT_VM_MOVE},
+		{"cancel", EVENT_VM_CANCEL},
 	};
 	struct vm_def *def = words->count >= 3 ? vm_of(words, words->at[2]) : NULL;
 	struct event event = {.force = has_word(words, "force"), .dry_run = has_word(words, "dry-run")};
@@ -105,6 +111,28 @@ static int do_vm(const struct words *words)
 		return 0;
 	}
 	return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
+}
+
+/* node confirm-off|fence nX [via nY] [force]: an administrator, who types the name rightly. */
+static int do_node(const struct words *words)
+{
+	uint32_t node = words->count >= 3 ? node_of(words, words->at[2]) : 0;
+	struct event event = {.target = node, .force = has_word(words, "force")};
+
+	if (!node)
+		return err_set(words->err, ERR_INVALID, "node VERB NODE: which node?");
+	if (!strcmp(words->at[1], "confirm-off"))
+		event.kind = EVENT_NODE_CONFIRM_OFF;
+	else if (!strcmp(words->at[1], "fence"))
+		event.kind = EVENT_NODE_FENCE;
+	else
+		return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
+	strcpy(event.by, "root");
+	strcpy(event.text, words->at[2]);
+	words->scenario->replied = false;
+	if (!sim_request(words->scenario->sim, node_after(words, "via", 1), &event, on_reply, words->scenario))
+		return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
+	return 0;
 }
 
 /* What is done to a node: NAME nX [NUMBER]. */
@@ -257,9 +285,16 @@ static const struct {
 };
 
 static const char *const hv_words[] = {
-	[HV_ABSENT] = "absent", [HV_STARTING] = "starting", [HV_RUNNING] = "running", [HV_COPYING] = "copying",
-	[HV_SEALED] = "sealed", [HV_PREPARING] = "preparing", [HV_STANDBY] = "standby", [HV_LOADING] = "loading",
-	[HV_LOADED] = "loaded", [HV_STOPPING] = "stopping",
+	[HV_ABSENT] = "absent",
+	[HV_STARTING] = "starting",
+	[HV_RUNNING] = "running",
+	[HV_COPYING] = "copying",
+	[HV_SEALED] = "sealed",
+	[HV_PREPARING] = "preparing",
+	[HV_STANDBY] = "standby",
+	[HV_LOADING] = "loading",
+	[HV_LOADED] = "loaded",
+	[HV_STOPPING] = "stopping",
 };
 
 /* fail nX STEP: the next step of this kind there. */
@@ -288,7 +323,7 @@ static int do_guest(const struct words *words)
 		return -1;
 	sim_trace(sim, "# %s n%u %s", words->at[0], node, def->name);
 	bool done = !strcmp(words->at[0], "qemu-kill") ? machine_kill_qemu(sim->nodes[node].machine, def->uuid)
-							: machine_guest_poweroff(sim->nodes[node].machine, def->uuid);
+						       : machine_guest_poweroff(sim->nodes[node].machine, def->uuid);
 	return done ? 0 : err_set(words->err, ERR_INVALID, "no such copy of %s on n%u", def->name, node);
 }
 
@@ -348,6 +383,8 @@ static int run_command(const struct words *words)
 		return err_set(words->err, ERR_INVALID, "no command");
 	if (!strcmp(words->at[0], "vm"))
 		return do_vm(words);
+	if (!strcmp(words->at[0], "node"))
+		return do_node(words);
 	if (!strcmp(words->at[0], "fail"))
 		return do_fail(words);
 	if (!strcmp(words->at[0], "qemu-kill") || !strcmp(words->at[0], "guest-off"))
@@ -395,7 +432,8 @@ static int expect_vm(const struct words *words)
 	return 0;
 }
 
-/* expect guest NAME none | expect guest NAME nX BOOT: the one copy that executes, and how often it was booted so far. */
+/* expect guest NAME none | expect guest NAME nX BOOT: the one copy that executes, and how often it was booted so far.
+ */
 static int expect_guest(const struct words *words)
 {
 	const struct vm_def *def = words->count > 3 ? vm_of(words, words->at[2]) : NULL;
@@ -451,7 +489,8 @@ static int expect_states(const struct words *words)
 	for (const struct world_state *state = world_states(words->scenario->sim->world); state; state = state->next)
 		count += !strcmp(state->guest->vm, def->uuid);
 	if (count != strtoull(words->at[3], NULL, 10))
-		return err_set(words->err, ERR_INVALID, "%" PRIu64 " states of %s are on the storage", count, def->name);
+		return err_set(
+			words->err, ERR_INVALID, "%" PRIu64 " states of %s are on the storage", count, def->name);
 	return 0;
 }
 
@@ -522,7 +561,8 @@ static bool holds(const struct scenario *scenario, const char *condition, bool *
 				continue;
 			enum hv_state is = machine_state(sim->nodes[node].machine, sim->vms[i].def.uuid);
 			if (!strcmp(state, "stopped"))
-				return is == HV_COPYING && !machine_executes(sim->nodes[node].machine, sim->vms[i].def.uuid);
+				return is == HV_COPYING &&
+				       !machine_executes(sim->nodes[node].machine, sim->vms[i].def.uuid);
 			return !strcmp(hv_words[is], state);
 		}
 	} else if (sscanf(condition, "%63[^@=]=%31[^/]/%31s", name, state, phase) >= 2) {
@@ -567,7 +607,8 @@ static int run_line(struct words *words, bool *ended)
 	}
 	uint64_t at_ms = strtoull(words->at[1], NULL, 10);
 	if (at_ms < sim_now_ms(sim))
-		return err_set(words->err, ERR_INVALID, "%s ms has passed: it is %" PRIu64, words->at[1], sim_now_ms(sim));
+		return err_set(
+			words->err, ERR_INVALID, "%s ms has passed: it is %" PRIu64, words->at[1], sim_now_ms(sim));
 	sim_run_until_ms(sim, at_ms);
 	if (!strcmp(words->at[0], "end")) {
 		*ended = true;
