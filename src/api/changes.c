@@ -167,7 +167,7 @@ void call_vm_create(struct api_call *call, const json_t *args)
 	struct err err;
 
 	call->try_only = dry_run(args);
-	if (json_to_record(&vm_def_schema, json_object_get(args, "definition"), 0, &event->def, &err) < 0 ||
+	if (definition_from_json(cluster, json_object_get(args, "definition"), &event->def, &err) < 0 ||
 		def_complete(&event->def, cluster, &err) < 0) {
 		call_fail_hint(call, &err, "'watari vm create --help' has examples");
 		return;
@@ -187,6 +187,7 @@ void call_vm_create(struct api_call *call, const json_t *args)
 void call_vm_edit(struct api_call *call, const json_t *args)
 {
 	const struct vm *vm = call_vm(call, args);
+	const struct cluster *cluster = engine_cluster(call->api->engine);
 	const json_t *was = json_object_get(args, "was");
 	struct vm_def before;
 	struct err err;
@@ -196,7 +197,7 @@ void call_vm_edit(struct api_call *call, const json_t *args)
 	struct event *event = event_new(call, EVENT_VM_EDIT);
 	call->try_only = dry_run(args);
 	strcpy(event->vm, vm->def.uuid);
-	if (was && json_to_record(&vm_def_schema, was, 0, &before, &err) < 0) {
+	if (was && definition_from_json(cluster, was, &before, &err) < 0) {
 		err_prefix(&err, "was");
 		call_fail(call, &err);
 		return;
@@ -206,7 +207,7 @@ void call_vm_edit(struct api_call *call, const json_t *args)
 		call_fail_hint(call, &err, "look at it again and edit what is there now");
 		return;
 	}
-	if (json_to_record(&vm_def_schema, json_object_get(args, "definition"), 0, &event->def, &err) < 0) {
+	if (definition_from_json(cluster, json_object_get(args, "definition"), &event->def, &err) < 0) {
 		call_fail(call, &err);
 		return;
 	}
@@ -218,7 +219,7 @@ void call_vm_edit(struct api_call *call, const json_t *args)
 		call_fail(call, &err);
 		return;
 	}
-	if (def_complete(&event->def, engine_cluster(call->api->engine), &err) < 0) {
+	if (def_complete(&event->def, cluster, &err) < 0) {
 		call_fail(call, &err);
 		return;
 	}

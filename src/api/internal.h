@@ -129,6 +129,12 @@ void call_vm_cancel(struct api_call *call, const json_t *args);
 /* Fills in what needs randomness, pins and checks. The part of vm.create that a fuzzer can reach. */
 int def_complete(struct vm_def *def, const struct cluster *cluster, struct err *err);
 
+/* definition.c */
+/* The node's name, "node-N" where it never told one, null for 0. A new reference. */
+json_t *node_name_json(const struct cluster *cluster, uint32_t id);
+json_t *definition_to_json(const struct cluster *cluster, const struct vm_def *def);
+int definition_from_json(const struct cluster *cluster, const json_t *json, struct vm_def *def, struct err *err);
+
 /* reads.c */
 void call_api_list(struct api_call *call, const json_t *args);
 void call_cluster_status(struct api_call *call, const json_t *args);

@@ -3,15 +3,6 @@
 
 #include <string.h>
 
-/* Ids of nodes become names here: people and scripts know nodes by name alone. */
-static json_t *node_name_json(const struct cluster *cluster, uint32_t id)
-{
-	if (!id || id > NODES_MAX)
-		return json_null();
-	const struct node *node = cluster_node(cluster, id);
-	return node->facts.name[0] ? json_string(node->facts.name) : json_sprintf("node-%u", id);
-}
-
 static void set(json_t *object, const char *key, json_t *value)
 {
 	json_object_set_new(object, key, value);
@@ -156,7 +147,7 @@ json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 	set_number(view, "changed_index", vm->changed_index);
 	if (vm->saved.status != SAVED_NONE)
 		set(view, "saved", saved_json(cluster, &vm->saved));
-	set(view, "definition", json_from_record(&vm_def_schema, &vm->def, JSON_SKIP_ZERO));
+	set(view, "definition", definition_to_json(cluster, &vm->def));
 	return view;
 }
 

@@ -59,6 +59,7 @@ static const struct field def_fields[] = {
 	SCHEMA_TEXT(11, vm_def, append),
 	SCHEMA_LIST(12, vm_def, disks, disk_count, &disk_schema),
 	SCHEMA_LIST(13, vm_def, nics, nic_count, &nic_schema),
+	SCHEMA_RECORD(14, vm_def, policy, &vm_policy_schema),
 };
 SCHEMA_DEFINE(vm_def_schema, vm_def, def_fields);
 
@@ -149,6 +150,7 @@ void vm_def_pin(struct vm_def *def)
 		if (!nic->slot)
 			nic->slot = slot_free(def);
 	}
+	vm_policy_pin(&def->policy);
 }
 
 /* Absolute, without "..", so that what is checked is what is opened. */
@@ -259,5 +261,5 @@ int vm_def_check(const struct vm_def *def, struct err *err)
 		return err_set(err, ERR_INVALID, "cpu '%s': a CPU model such as qemu64", def->cpu);
 	if (boot_check(def, err) < 0 || disks_check(def, &slots, err) < 0 || nics_check(def, &slots, err) < 0)
 		return -1;
-	return 0;
+	return vm_policy_check(&def->policy, err) < 0 ? err_prefix(err, "policy") : 0;
 }

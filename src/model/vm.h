@@ -6,8 +6,7 @@
  * names the rule. Must never: hold a secret, or a text that becomes a shell word or a QEMU option without escaping. */
 #pragma once
 
-#include "base/schema.h"
-#include "model/limits.h"
+#include "model/policy.h"
 
 enum disk_kind {
 	DISK_SHARED, /* a path on storage that every node mounts */
@@ -55,6 +54,7 @@ struct vm_def {
 	struct vm_disk disks[VM_DISKS_MAX];
 	uint32_t nic_count;
 	struct vm_nic nics[VM_NICS_MAX];
+	struct vm_policy policy;
 };
 
 extern const struct schema vm_def_schema;
@@ -69,7 +69,7 @@ const char *offline_action_name(int action);
 /* A name of a VM or a node: 1–63 of a-z A-Z 0-9 . _ -, beginning with a letter or a digit. */
 bool name_ok(const char *name);
 
-/* Fills what is left open: ids, slots, machine type, CPU model, vcpus 1. Never touches what is set. The uuid and the
+/* Fills what is left open: ids, slots, machine type, CPU model, vcpus 1, the restart budget. Never touches what is set. The uuid and the
  * MACs need randomness and are the caller's (api). */
 void vm_def_pin(struct vm_def *def);
 

@@ -341,6 +341,10 @@ static void bad_definitions_name_the_rule(void **state)
 		 "b\",\"memory_mib\":64}",
 			"invalid", "1 to 63 of a-z"},
 		{"{\"name\":\"web\",\"memory\":64}", "invalid", "unknown key 'memory'"},
+		{"{\"name\":\"web\",\"policy\":{\"preferred\":[\"n9\"]}}", "not-found", "preferred: no node 'n9'"},
+		{"{\"name\":\"web\",\"policy\":{\"possible\":[1]}}", "invalid", "possible: no node"},
+		{"{\"name\":\"web\",\"policy\":{\"possible\":7}}", "invalid", "a list of nodes' names"},
+		{"{\"name\":\"web\",\"policy\":{\"restarts\":7}}", "invalid", "unknown key 'restarts'"},
 		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"exec:reboot\"}]}", "invalid",
 			"must be an absolute path"},
 		{"{\"name\":\"web\",\"memory_mib\":64,\"disks\":[{\"path\":\"/no/such/disk\"}]}", "not-found",
@@ -463,6 +467,32 @@ static void an_edit_does_not_overwrite_anothers(void **state)
 	CLEANUP_JSON json_t *first = answer_to(peer, line, 3);
 	assert_non_null(json_object_get(first, "result"));
 	refused(peer, line, "busy", "was changed by somebody else");
+	peer_free(peer);
+}
+
+/* People know nodes by name: what is written with names is shown with names, in the same order. */
+static void owners_are_told_by_name(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+
+	create_web(peer);
+	CLEANUP_JSON json_t *vm = answer_to(peer, "{\"id\":2,\"call\":\"vm.show\",\"args\":{\"vm\":\"web\"}}", 2);
+	json_t *mine = json_object_get(json_object_get(vm, "result"), "definition");
+	json_t *policy = json_pack("{s:[ss], s:[ss], s:s, s:i, s:i}", "preferred", "n2", "n1", "possible", "n1", "n2",
+		"failback", "window", "failback_from_hour", 22, "failback_to_hour", 4);
+	json_object_update(json_object_get(mine, "policy"), policy);
+	CLEANUP_JSON json_t *call = json_pack(
+		"{s:i, s:s, s:{s:s, s:O}}", "id", 3, "call", "vm.edit", "args", "vm", "web", "definition", mine);
+	CLEANUP_FREE char *line = json_dumps(call, JSON_COMPACT);
+	CLEANUP_JSON json_t *edited = answer_to(peer, line, 3);
+	assert_non_null(json_object_get(edited, "result"));
+	CLEANUP_JSON json_t *after = answer_to(peer, "{\"id\":4,\"call\":\"vm.show\",\"args\":{\"vm\":\"web\"}}", 4);
+	const json_t *shown = json_object_get(json_object_get(json_object_get(after, "result"), "definition"), "policy");
+	assert_true(json_equal(json_object_get(shown, "preferred"), json_object_get(policy, "preferred")));
+	assert_true(json_equal(json_object_get(shown, "possible"), json_object_get(policy, "possible")));
+	assert_int_equal(cluster_vm_find(engine_cluster(world_engine(f->world, 1)), "web")->def.policy.possible, 3);
+	json_decref(policy);
 	peer_free(peer);
 }
 
@@ -719,6 +749,7 @@ int main(void)
 		T(a_vm_is_created_pinned_and_moved),
 		T(a_dry_run_changes_nothing),
 		T(an_edit_does_not_overwrite_anothers),
+		T(owners_are_told_by_name),
 		T(without_quorum_it_says_so),
 		T(a_node_out_of_sync_denies_no_task),
 		T(a_slow_reader_is_dropped_with_the_reason),

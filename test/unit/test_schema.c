@@ -194,6 +194,46 @@ static void bad_definitions_are_refused_with_the_rule(void **state)
 	}
 }
 
+/* What an administrator may ask to happen by itself; each refusal names the rule. */
+static void bad_policies_are_refused_with_the_rule(void **state)
+{
+	static const struct {
+		struct vm_policy policy;
+		const char *rule;
+	} rows[] = {
+		{{.preferred_count = 1, .preferred = {{65}}}, "there is no node with id 65"},
+		{{.preferred_count = 2, .preferred = {{2}, {2}}}, "each node once"},
+		{{.preferred_count = 1, .preferred = {{3}}, .possible = 3}, "must be a possible one"},
+		{{.restart_max = 101}, "at most 100"},
+		{{.restart_period_s = 9}, "allowed are 10 to"},
+		{{.retry_after_s = UINT32_MAX}, "at most"},
+		{{.failback = FAILBACK_IMMEDIATE}, "needs a preferred owner"},
+		{{.preferred_count = 1, .preferred = {{1}}, .failback = FAILBACK_WINDOW}, "two different hours"},
+		{{.preferred_count = 1, .preferred = {{1}}, .failback = FAILBACK_WINDOW, .failback_to_hour = 24}, "0 to 23"},
+		{{.anti_affinity = "a b"}, "a label has"},
+		{{.anti_affinity_hard = true}, "needs a label"},
+		{{.start_order = 10000}, "start_order"},
+		{{.start_delay_s = 3601}, "start_delay_s"},
+	};
+	struct vm_policy policy = {.preferred_count = 1, .preferred = {{1}}, .failback = FAILBACK_WINDOW,
+		.failback_from_hour = 22, .failback_to_hour = 4};
+	struct err err;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (vm_policy_check(&rows[i].policy, &err) == 0 || !strstr(err.text, rows[i].rule))
+			fail_msg("row %zu: %s", i, err.text);
+	}
+	assert_int_equal(vm_policy_check(&policy, &err), 0);
+	assert_true(vm_policy_window(&policy, 23) && vm_policy_window(&policy, 3));
+	assert_false(vm_policy_window(&policy, 4) || vm_policy_window(&policy, 21));
+	vm_policy_pin(&policy);
+	assert_int_equal(policy.restart_max, 1);
+	policy = (struct vm_policy){.restart_period_s = 60};
+	vm_policy_pin(&policy); /* none at all, on purpose */
+	assert_int_equal(policy.restart_max + policy.retry_after_s, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -205,6 +245,7 @@ int main(void)
 		cmocka_unit_test(json_is_bounded_before_it_is_parsed),
 		cmocka_unit_test(a_definition_survives_json),
 		cmocka_unit_test(bad_definitions_are_refused_with_the_rule),
+		cmocka_unit_test(bad_policies_are_refused_with_the_rule),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
