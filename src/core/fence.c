@@ -254,7 +254,7 @@ static void node_dies(struct step *step, struct node *node)
 	node->fence.proven_ms = cluster->now_ms;
 	node->state = NODE_DEAD;
 	node->since_ms = cluster->now_ms;
-	node_say(step, node, "dead: %s", node->fence.text);
+	node_say(step, node, "%s", node->fence.text);
 	reason_set(why, "%s is dead: %s", cluster_node_name(cluster, node->id), node->fence.text);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
