@@ -5,6 +5,7 @@
  *	check_world.c	I1 one running copy, I2 no start without proof, I3 no second resume and nothing thrown away
  *	check_log.c	I4 nothing acknowledged is lost, I5 the same history everywhere
  *	check_cluster.c	I8 reasons; tasks that are done were done
+ *	check_fence.c	I7 never a majority, never a member; what must run (I6)
  *	check_end.c	with all faults gone: everything comes to rest, and as it should
  *
  * Must never: be weakened to let a run pass. */
@@ -30,6 +31,14 @@ void checks_tasks(struct sim *sim, const struct sim_node *node, const struct clu
 /* From the engine's watcher. */
 void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t vm);
 void checks_history(struct sim *sim, struct sim_node *node, const struct engine_history *line);
+
+/* check_fence.c. An order to switch off begins; the device is told; somebody was told that a node is off, and it is not. */
+void checks_fence_began(struct sim *sim, uint32_t by, const struct fence_order *order);
+void checks_fence_sent(struct sim *sim, uint32_t by, const struct fence_order *order);
+void checks_false_death(struct sim *sim, uint32_t node);
+/* I6: every VM that runs now runs `bound_ms` from now on another node than `lost`. Call at both ends. */
+void checks_failover_begin(struct sim *sim, uint32_t lost);
+bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size);
 
 /* check_end.c: NULL when the cluster is at rest and well, else what is not. Valid until the next call. */
 const char *check_end(struct sim *sim);

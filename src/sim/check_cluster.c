@@ -66,7 +66,7 @@ static const struct world_copy *executing(const struct sim *sim, const char *vm)
 
 static void check_done(struct sim *sim, const struct sim_node *node, const struct task *task)
 {
-	const struct check_vm *vm = check_vm(sim, task->vm_uuid);
+	struct check_vm *vm = check_vm(sim, task->vm_uuid);
 	const struct world_copy *copy = executing(sim, task->vm_uuid);
 
 	switch (task->kind) {
@@ -79,11 +79,13 @@ static void check_done(struct sim *sim, const struct sim_node *node, const struc
 		if (!was_resumed(sim, task, true))
 			sim_violation(sim, "n%u says that %s was restored on n%u (task %" PRIu64
 				"), but it was never resumed there", node->id, task->vm, task->target, task->id);
+		vm->must_run = copy && vm->off_asked == vm->off_answered && !vm->off_since;
 		break;
 	case TASK_START:
 		if (!has_run_since(sim, task))
 			sim_violation(sim, "n%u says that %s was started (task %" PRIu64 "), but it never ran", node->id,
 				task->vm, task->id);
+		vm->must_run = copy && vm->off_asked == vm->off_answered && !vm->off_since;
 		break;
 	case TASK_SAVE:
 		if (vm->complete_task < task->id)

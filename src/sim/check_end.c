@@ -123,6 +123,8 @@ const char *check_end(struct sim *sim)
 	for (uint32_t i = 0; i < cluster->vm_count; i++)
 		if (cluster->vms[i].def.uuid[0] && (why = vm_at_rest(sim, &cluster->vms[i])))
 			return why;
+	if ((why = check_run_end(sim, cluster)))
+		return why;
 	if ((why = no_strangers(sim, cluster)) || (why = states_purged(sim, cluster)))
 		return why;
 	for (uint32_t i = 0; i < cluster->task_count; i++)
@@ -145,7 +147,8 @@ void check_end_states(struct sim *sim)
 		if (!state || !state->complete)
 			sim_violation(sim, "I4: %s is saved (state %" PRIu64 "), but there is no such state", vm->def.name,
 				vm->saved.task);
-		else if (state->disk_generation != state->guest->disk_generation)
+		else if (state->disk_generation != state->guest->disk_generation &&
+			 !check_vm(sim, vm->def.uuid)->falsely_dead)
 			sim_violation(sim, "I3: %s is saved, but its disks have changed since", vm->def.name);
 	}
 	for (uint32_t id = 2; id <= sim->config.node_count; id++)

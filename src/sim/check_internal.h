@@ -4,6 +4,8 @@
 
 #include "sim/check.h"
 
+#define GUEST_OFF "the guest turned itself off" /* how machines say so */
+
 struct check_def {
 	struct vm_def def;
 	uint64_t index; /* acknowledged; 0: refused, or not known */
@@ -24,6 +26,13 @@ struct check_vm {
 	uint64_t sealed_task;	/* SEALED in some node's committed cluster … */
 	uint64_t given_up_task; /* … and then CONSUMED, or rightly DISCARDED */
 	bool discarded_seen;
+	bool falsely_dead; /* a copy was said to be dead by somebody who is to be believed, and was not: what comes of it is no
+			      violation */
+	bool must_run; /* it was started, the task is done, and nobody has asked for anything else since */
+	uint32_t off_asked, off_answered; /* requests after which it may be off */
+	bool off_since;			  /* one came after the last start that was asked for */
+	uint32_t deaths;
+	bool followed; /* checks_failover_begin */
 	uint64_t began_us[NODES_MAX + 1]; /* by node: when a copy executed there first … */
 	uint64_t ended_us[NODES_MAX + 1]; /* … and stopped last; UINT64_MAX while one executes */
 };
@@ -48,9 +57,15 @@ struct checks {
 	uint64_t point_capacity;
 	uint64_t history_index; /* of the newest line that was traced, and whose line it was */
 	uint32_t history_node;
+	uint64_t forced; /* nodes that an administrator had fenced in spite of the limit */
 	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
 	uint8_t *encoded;
 	size_t encoded_capacity;
 };
+
+/* check_fence.c: what must run. */
+void check_run_asked(struct sim *sim, uint32_t node, const struct event *event);
+void check_run_answered(struct sim *sim, const struct event *event, const struct engine_reply *reply);
+const char *check_run_end(struct sim *sim, const struct cluster *cluster);
 
 struct check_vm *check_vm(struct sim *sim, const char *uuid); /* made when new */

@@ -157,7 +157,7 @@ static struct check_def *def_find(const struct check_vm *vm, const struct vm_def
 
 void checks_asked(struct sim *sim, uint32_t node, const struct event *event)
 {
-	(void)node;
+	check_run_asked(sim, node, event);
 	if (event->kind == EVENT_VM_CREATE || event->kind == EVENT_VM_EDIT) {
 		def_keep(check_vm(sim, event->def.uuid), &event->def);
 	} else if (event->kind == EVENT_VM_DELETE) {
@@ -171,13 +171,15 @@ void checks_asked(struct sim *sim, uint32_t node, const struct event *event)
 
 void checks_answered(struct sim *sim, uint32_t node, const struct event *event, const struct engine_reply *reply)
 {
-	(void)node;
+	check_run_answered(sim, event, reply);
 	if (reply->code != ERR_NONE)
 		return;
 	if (!reply->index)
 		sim_violation(sim, "n%u acknowledges %s without an index", node, event_kind_name((int)event->kind));
 	ack_keep(sim, reply->index);
 
+	if (!event->vm[0] && !event->def.uuid[0])
+		return;
 	const char *uuid = event->kind == EVENT_VM_CREATE || event->kind == EVENT_VM_EDIT ? event->def.uuid : event->vm;
 	struct check_vm *vm = check_vm(sim, uuid);
 	struct check_def *def;

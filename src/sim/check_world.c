@@ -61,7 +61,7 @@ static bool is_precious(struct sim *sim, const struct world_state *state)
 	const struct check_vm *vm = check_vm(sim, state->guest->vm);
 
 	return state->complete && !state->corrupt && !state->resumes && !state->failed_loads &&
-	       vm->sealed_task == state->task && vm->given_up_task != state->task && !vm->discard_asked && !vm->delete_asked;
+	       !vm->falsely_dead && vm->sealed_task == state->task && vm->given_up_task != state->task && !vm->discard_asked && !vm->delete_asked;
 }
 
 static void check_memory(struct sim *sim, const struct world_copy *copy, enum world_begin how, bool fits)
@@ -96,9 +96,11 @@ static void on_begins(void *ctx, struct world_copy *copy, enum world_begin how, 
 	if (sim_traces(sim))
 		sim_trace(sim, "n%u: %s %s (boot %" PRIu64 ", epoch %" PRIu64 "%s)", copy->node, copy->guest->name,
 			begin_names[how], copy->boot, copy->epoch, copy->filling ? ", pages on demand" : "");
-	check_one_copy(sim, copy);
-	check_proof(sim, copy);
-	check_memory(sim, copy, how, fits);
+	if (!vm->falsely_dead) {
+		check_one_copy(sim, copy);
+		check_proof(sim, copy);
+		check_memory(sim, copy, how, fits);
+	}
 	memcpy(copy->boot_id, sim->nodes[copy->node].boot_id, sizeof(copy->boot_id));
 	if (copy->epoch == 0)
 		sim_violation(sim, "%s begins on n%u under no epoch", copy->guest->name, copy->node);
@@ -111,7 +113,11 @@ static void on_stops(void *ctx, const struct world_copy *copy, const char *why)
 	struct sim *sim = ctx;
 
 	sim_trace(sim, "n%u: %s stops: %s", copy->node, copy->guest->name, why);
-	check_vm(sim, copy->guest->vm)->ended_us[copy->node] = timeline_now_us(sim->timeline);
+	struct check_vm *vm = check_vm(sim, copy->guest->vm);
+	vm->ended_us[copy->node] = timeline_now_us(sim->timeline);
+	vm->deaths += !strcmp(why, "QEMU was killed");
+	if (!strcmp(why, GUEST_OFF))
+		vm->must_run = false;
 }
 
 static void on_sealed(void *ctx, const struct world_state *state)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/node.h"
 #include "sim/check.h"
+#include "sim/power.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -48,6 +49,7 @@ static void daemon_end(struct sim_node *node)
 	engine_free(node->engine);
 	node->engine = NULL;
 	sim_requests_drop(node->sim, node->id);
+	fencer_fake_free(node->fencer);
 	hypervisor_fake_free(node->hypervisor);
 	group_fake_free(node->group);
 	store_fake_free(node->store);
@@ -58,6 +60,7 @@ static void daemon_end(struct sim_node *node)
 void node_fini(struct sim_node *node)
 {
 	daemon_end(node);
+	power_watchdog_stop(node);
 	machine_free(node->machine);
 	disk_free(node->disk);
 	free(node->seen_states);
@@ -153,11 +156,13 @@ static void daemon_make(struct sim_node *node)
 	struct group_callbacks group = engine_group_callbacks(node->engine);
 	struct store_callbacks store = engine_store_callbacks(node->engine);
 	struct hv_callbacks hypervisor = engine_hypervisor_callbacks(node->engine);
+	struct fencer_callbacks fencer = engine_fencer_callbacks(node->engine);
 	node->loop = loop_fake_new(sim->timeline);
 	loop_fake_set_skew(node->loop, node->skew_ms);
 	node->group = group_fake_new(sim->net, node->id, node->name, node->loop, &group);
 	node->store = store_fake_new(node->disk, node->loop, &store);
 	node->hypervisor = hypervisor_fake_new(node->machine, node->loop, &hypervisor);
+	node->fencer = fencer_fake_new(sim->outlets, node->id, node->loop, &fencer);
 	node->watcher = (struct engine_watcher){.ctx = node, .changed = on_changed, .progress = on_progress,
 		.history = on_history, .status = on_status};
 	engine_watch(node->engine, &node->watcher);
@@ -177,7 +182,8 @@ void sim_daemon_start(struct sim *sim, uint32_t id)
 	struct engine_ports ports = {.loop = loop_fake_port(node->loop),
 		.group = group_fake_port(node->group),
 		.store = store_fake_port(node->store),
-		.hypervisor = hypervisor_fake_port(node->hypervisor)};
+		.hypervisor = hypervisor_fake_port(node->hypervisor),
+		.fencer = fencer_fake_port(node->fencer)};
 	if (engine_start(node->engine, &ports, &err) < 0) {
 		sim_trace(sim, "%s: watarid refuses to start: %s", node->name, err.text);
 		if (!err.text[0])
@@ -205,6 +211,7 @@ void sim_power_on(struct sim *sim, uint32_t id)
 	if (node->powered)
 		return;
 	node->powered = true;
+	node->fenced = false;
 	node->boots++;
 	snprintf(node->boot_id, sizeof(node->boot_id), "%08x-0000-4000-8000-%012llx", id,
 		(unsigned long long)node->boots);
@@ -222,10 +229,12 @@ void sim_power_off(struct sim *sim, uint32_t id)
 		return;
 	sim_trace(sim, "# power-off %s", node->name);
 	node->powered = false;
+	power_watchdog_stop(node);
 	cancel(node, &node->restart);
 	cancel(node, &node->corosync);
 	daemon_end(node);
 	net_node_down(sim->net, id);
+	net_died(sim->net, id);
 	disk_power_loss(node->disk);
 	machine_power_loss(node->machine);
 }
@@ -238,6 +247,7 @@ void sim_daemon_kill(struct sim *sim, uint32_t id, uint64_t restart_ms)
 		return;
 	sim_trace(sim, "# kill watarid %s", node->name);
 	daemon_end(node);
+	power_watchdog_look(node);
 	if (restart_ms)
 		restart_later(node, restart_ms);
 }
@@ -259,6 +269,7 @@ void sim_daemon_pause(struct sim *sim, uint32_t id, uint64_t duration_ms)
 	sim_trace(sim, "# stop watarid %s (SIGSTOP)", node->name);
 	node->paused = true;
 	loop_fake_pause(node->loop);
+	power_watchdog_look(node);
 	if (duration_ms)
 		node->go_on = timeline_after(sim->timeline, duration_ms * 1000, on_go_on, node);
 }
@@ -313,6 +324,16 @@ bool sim_wipe_store(struct sim *sim, uint32_t id)
 	node->refused = false;
 	restart_later(node, DAEMON_RESTART_MS);
 	return true;
+}
+
+void sim_clock_jump(struct sim *sim, uint32_t id, int64_t ms)
+{
+	struct sim_node *node = &sim->nodes[id];
+
+	sim_trace(sim, "# the clock of %s jumps by %lld ms", node->name, (long long)ms);
+	node->skew_ms += ms;
+	if (node->engine)
+		loop_fake_set_skew(node->loop, node->skew_ms);
 }
 
 bool sim_daemon_answers(const struct sim_node *node)

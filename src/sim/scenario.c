@@ -54,9 +54,11 @@ struct plan {
 		uint32_t memory_mib;
 	} vms[16];
 	uint32_t vm_count;
+	uint32_t fences;      /* each node has so many devices: ipmi-nX of level 1, pdu-nX of level 2 */
+	uint32_t watchdog_ms; /* of each node */
 };
 
-/* "nodes 3", "two_node", "vm web 1024", or any number of sim_config. */
+/* "nodes 3", "two_node", "vm web 1024", "fences 2", "watchdog 5000", or any number of sim_config. */
 static int plan_line(struct plan *plan, char *line, struct err *err)
 {
 	const struct {
@@ -72,6 +74,8 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		{"broken_permille", &plan->config.broken_permille},
 		{"late_permille", &plan->config.net_late_permille},
 		{"torn_permille", &plan->config.net_torn_permille},
+		{"fences", &plan->fences},
+		{"watchdog", &plan->watchdog_ms},
 	};
 	char word[32], name[NAME_BYTES];
 	uint32_t number = 0;
@@ -151,15 +155,34 @@ static int write_expected(const struct scenario *scenario, struct err *err)
 	return 0;
 }
 
+static void define_fences(struct sim *sim, uint32_t levels)
+{
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		for (uint32_t level = 1; level <= levels; level++) {
+			struct event event = {.kind = EVENT_FENCE_SET, .by = "root"};
+			char name[NAME_BYTES];
+			snprintf(name, sizeof(name), "%s-n%u", level == 1 ? "ipmi" : "pdu", id);
+			sim_fence_device(&event.fence, name, id);
+			event.fence.level = level;
+			event.fence.limit_ms = 5000;
+			sim_request(sim, 1, &event, NULL, NULL);
+		}
+	}
+}
+
 static int play(struct scenario *scenario, const struct plan *plan, struct err *err)
 {
 	struct sim *sim = scenario->sim = sim_new(&plan->config);
 
 	for (uint32_t i = 0; i < plan->vm_count; i++)
 		sim_define_vm(sim, plan->vms[i].name, plan->vms[i].memory_mib);
-	for (uint32_t id = 1; id <= plan->config.node_count; id++)
+	for (uint32_t id = 1; id <= plan->config.node_count; id++) {
+		sim_watchdog(sim, id, plan->watchdog_ms);
 		sim_power_on(sim, id);
-	sim_run_ms(sim, 3000);
+	}
+	sim_run_ms(sim, 2500);
+	define_fences(sim, plan->fences);
+	sim_run_ms(sim, 500);
 	/* How a cluster comes up is in the trace of one scenario; the others begin when it is up. */
 	if (!strstr(scenario->dir, "cluster-comes-up"))
 		scenario->trace_size = 0;
@@ -181,7 +204,7 @@ int scenario_run(const char *dir, bool update, bool print, struct err *err)
 {
 	struct scenario scenario = {.dir = dir, .print = print};
 	struct plan plan = {.config = {.exact = true, .step_ms = 100, .net_delay_us = 1000, .disk_us = 2000,
-				    .memory_mib = 8192, .postcopy = true, .lost_max_ms = 300, .snapshot_every = 1000,
+				    .memory_mib = 8192, .postcopy = true, .lost_max_ms = 300, .fence_step_ms = 100, .snapshot_every = 1000,
 				    .trace = keep_line, .trace_ctx = &scenario}};
 
 	CLEANUP_FILE FILE *readme = open_in(dir, "README", "re", err);

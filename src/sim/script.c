@@ -3,12 +3,13 @@
  *
  *	at MS [COMMAND]				at this time of the run
  *	when VM=STATE[/PHASE] COMMAND		as soon as any node has committed that
+ *	when nX=STATE[/FENCE-PHASE] COMMAND	the same of a node
  *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting,
  *running, copying, stopped, sealed, preparing, standby, loading, loaded, absent)
  *	expect …				now; see expects below
  *	end MS					the trace ends here
  * COMMAND is a row of the table below. */
-#include "sim/scenario.h"
+#include "sim/script.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -16,16 +17,9 @@
 
 #include "sim/node.h"
 
-enum { WORDS_MAX = 12, WAIT_MS = 300 * 1000 };
+enum { WAIT_MS = 300 * 1000 };
 
-struct words {
-	struct scenario *scenario;
-	int count;
-	char *at[WORDS_MAX];
-	struct err *err;
-};
-
-static uint32_t node_of(const struct words *words, const char *word)
+uint32_t script_node(const struct words *words, const char *word)
 {
 	uint32_t id = 0;
 
@@ -46,7 +40,7 @@ static struct vm_def *vm_of(const struct words *words, const char *word)
 	return NULL;
 }
 
-static bool has_word(const struct words *words, const char *word)
+bool script_has(const struct words *words, const char *word)
 {
 	for (int i = 0; i < words->count; i++)
 		if (!strcmp(words->at[i], word))
@@ -54,12 +48,19 @@ static bool has_word(const struct words *words, const char *word)
 	return false;
 }
 
-/* "via n3" among the words: n3. Absent: the default. */
-static uint32_t node_after(const struct words *words, const char *word, uint32_t absent)
+uint32_t script_node_after(const struct words *words, const char *word, uint32_t absent)
 {
 	for (int i = 0; i + 1 < words->count; i++)
 		if (!strcmp(words->at[i], word))
-			return node_of(words, words->at[i + 1]);
+			return script_node(words, words->at[i + 1]);
+	return absent;
+}
+
+uint32_t script_number_after(const struct words *words, const char *word, uint32_t absent)
+{
+	for (int i = 0; i + 1 < words->count; i++)
+		if (!strcmp(words->at[i], word))
+			return (uint32_t)strtoul(words->at[i + 1], NULL, 10);
 	return absent;
 }
 
@@ -69,6 +70,17 @@ static void on_reply(void *ctx, const struct engine_reply *reply)
 
 	scenario->reply = *reply;
 	scenario->replied = true;
+}
+
+int script_ask(const struct words *words, const struct event *event)
+{
+	struct event asked = *event;
+
+	strcpy(asked.by, "root");
+	words->scenario->replied = false;
+	if (!sim_request(words->scenario->sim, script_node_after(words, "via", 1), &asked, on_reply, words->scenario))
+		return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
+	return 0;
 }
 
 /* vm VERB NAME [to nX] [via nY] [force] [dry-run] [memory MIB] */
@@ -89,7 +101,7 @@ static int do_vm(const struct words *words)
 		{"cancel", EVENT_VM_CANCEL},
 	};
 	struct vm_def *def = words->count >= 3 ? vm_of(words, words->at[2]) : NULL;
-	struct event event = {.force = has_word(words, "force"), .dry_run = has_word(words, "dry-run")};
+	struct event event = {.force = script_has(words, "force"), .dry_run = script_has(words, "dry-run")};
 
 	if (!def)
 		return err_set(words->err, ERR_INVALID, "vm VERB NAME: which VM?");
@@ -97,42 +109,16 @@ static int do_vm(const struct words *words)
 		if (strcmp(words->at[1], verbs[i].verb) != 0)
 			continue;
 		event.kind = verbs[i].kind;
-		event.target = node_after(words, "to", 0);
-		strcpy(event.by, "root");
+		event.target = script_node_after(words, "to", 0);
 		strcpy(event.vm, def->uuid);
 		for (int w = 3; w + 1 < words->count; w++)
 			if (!strcmp(words->at[w], "memory"))
 				def->memory_mib = (uint32_t)strtoul(words->at[w + 1], NULL, 10);
 		if (event.kind == EVENT_VM_CREATE || event.kind == EVENT_VM_EDIT)
 			event.def = *def;
-		words->scenario->replied = false;
-		if (!sim_request(words->scenario->sim, node_after(words, "via", 1), &event, on_reply, words->scenario))
-			return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
-		return 0;
+		return script_ask(words, &event);
 	}
 	return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
-}
-
-/* node confirm-off|fence nX [via nY] [force]: an administrator, who types the name rightly. */
-static int do_node(const struct words *words)
-{
-	uint32_t node = words->count >= 3 ? node_of(words, words->at[2]) : 0;
-	struct event event = {.target = node, .force = has_word(words, "force")};
-
-	if (!node)
-		return err_set(words->err, ERR_INVALID, "node VERB NODE: which node?");
-	if (!strcmp(words->at[1], "confirm-off"))
-		event.kind = EVENT_NODE_CONFIRM_OFF;
-	else if (!strcmp(words->at[1], "fence"))
-		event.kind = EVENT_NODE_FENCE;
-	else
-		return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
-	strcpy(event.by, "root");
-	strcpy(event.text, words->at[2]);
-	words->scenario->replied = false;
-	if (!sim_request(words->scenario->sim, node_after(words, "via", 1), &event, on_reply, words->scenario))
-		return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
-	return 0;
 }
 
 /* What is done to a node: NAME nX [NUMBER]. */
@@ -300,7 +286,7 @@ static const char *const hv_words[] = {
 /* fail nX STEP: the next step of this kind there. */
 static int do_fail(const struct words *words)
 {
-	uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+	uint32_t node = script_node(words, words->count > 1 ? words->at[1] : NULL);
 
 	for (size_t i = 0; node && words->count > 2 && i < ARRAY_SIZE(hv_words); i++) {
 		if (strcmp(words->at[2], hv_words[i]) != 0)
@@ -315,7 +301,7 @@ static int do_fail(const struct words *words)
 /* qemu-kill nX VM, guest-off nX VM */
 static int do_guest(const struct words *words)
 {
-	uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+	uint32_t node = script_node(words, words->count > 1 ? words->at[1] : NULL);
 	const struct vm_def *def = node ? vm_of(words, words->count > 2 ? words->at[2] : NULL) : NULL;
 	struct sim *sim = words->scenario->sim;
 
@@ -351,7 +337,7 @@ static int do_hostile(const struct words *words)
 	const uint8_t *recent;
 	size_t size;
 	uint32_t back = words->count > 3 ? (uint32_t)strtoul(words->at[3], NULL, 10) : 0;
-	uint32_t node = words->count > 2 ? node_of(words, words->at[2]) : 0;
+	uint32_t node = words->count > 2 ? script_node(words, words->at[2]) : 0;
 	uint32_t from = net_recent(sim->net, back, &recent, &size);
 
 	if (!node || !from)
@@ -377,27 +363,35 @@ static int do_hostile(const struct words *words)
 	return 0;
 }
 
+static const struct {
+	const char *name;
+	int (*run)(const struct words *words);
+} commands[] = {
+	{"vm", do_vm},
+	{"fail", do_fail},
+	{"qemu-kill", do_guest},
+	{"guest-off", do_guest},
+	{"rot", do_state},
+	{"hostile", do_hostile},
+	{"fence", script_fence},
+	{"node", script_node_verb},
+	{"watchdog", script_watchdog},
+	{"link", script_link},
+	{"clock", script_clock},
+};
+
 static int run_command(const struct words *words)
 {
 	if (!words->count)
 		return err_set(words->err, ERR_INVALID, "no command");
-	if (!strcmp(words->at[0], "vm"))
-		return do_vm(words);
-	if (!strcmp(words->at[0], "node"))
-		return do_node(words);
-	if (!strcmp(words->at[0], "fail"))
-		return do_fail(words);
-	if (!strcmp(words->at[0], "qemu-kill") || !strcmp(words->at[0], "guest-off"))
-		return do_guest(words);
-	if (!strcmp(words->at[0], "rot"))
-		return do_state(words);
-	if (!strcmp(words->at[0], "hostile"))
-		return do_hostile(words);
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(words->at[0], commands[i].name))
+			return commands[i].run(words);
 	for (size_t i = 0; i < ARRAY_SIZE(node_commands); i++) {
 		if (strcmp(words->at[0], node_commands[i].name) != 0)
 			continue;
 		uint64_t number = words->count > 2 ? strtoull(words->at[2], NULL, 10) : 0;
-		uint32_t node = node_of(words, words->count > 1 ? words->at[1] : NULL);
+		uint32_t node = script_node(words, words->count > 1 ? words->at[1] : NULL);
 		if (!node)
 			return -1;
 		node_commands[i].run(words->scenario->sim, node, number);
@@ -427,7 +421,7 @@ static int expect_vm(const struct words *words)
 	if (strcmp(vm_state_name((int)vm->state), words->at[3]) != 0)
 		return err_set(words->err, ERR_INVALID, "%s is %s: %s", vm->def.name, vm_state_name((int)vm->state),
 			vm->reason);
-	if (words->count > 4 && vm->owner != node_of(words, words->at[4]))
+	if (words->count > 4 && vm->owner != script_node(words, words->at[4]))
 		return err_set(words->err, ERR_INVALID, "%s is on n%u", vm->def.name, vm->owner);
 	return 0;
 }
@@ -447,7 +441,7 @@ static int expect_guest(const struct words *words)
 	if (!strcmp(words->at[3], "none"))
 		return found ? err_set(words->err, ERR_INVALID, "%s executes on n%u", def->name, found->node) : 0;
 	uint64_t boot = words->count > 4 ? strtoull(words->at[4], NULL, 10) : 0;
-	if (!found || found->node != node_of(words, words->at[3]) || (boot && found->boot != boot))
+	if (!found || found->node != script_node(words, words->at[3]) || (boot && found->boot != boot))
 		return err_set(words->err, ERR_INVALID, "%s executes on n%u, boot %" PRIu64, def->name,
 			found ? found->node : 0, found ? found->boot : 0);
 	return 0;
@@ -472,7 +466,7 @@ static int expect_synced(const struct words *words)
 	uint64_t expected = 0, is = sim_synced(words->scenario->sim, 1);
 
 	for (int i = 2; i < words->count; i++)
-		expected |= node_bit(node_of(words, words->at[i]));
+		expected |= node_bit(script_node(words, words->at[i]));
 	if (is != expected)
 		return err_set(words->err, ERR_INVALID, "synced are %" PRIx64 " (bits)", is);
 	return 0;
@@ -535,6 +529,10 @@ static const struct {
 	{"states", expect_states},
 	{"task", expect_task},
 	{"reason", expect_reason},
+	{"node", script_expect_node},
+	{"node-reason", script_expect_node_reason},
+	{"power", script_expect_power},
+	{"device", script_expect_device},
 };
 
 static int run_expect(const struct words *words)
@@ -542,7 +540,8 @@ static int run_expect(const struct words *words)
 	for (size_t i = 0; words->count > 1 && i < ARRAY_SIZE(expects); i++)
 		if (!strcmp(words->at[1], expects[i].name))
 			return expects[i].check(words);
-	return err_set(words->err, ERR_INVALID, "expect vm, guest, reply, synced, states, task or reason");
+	return err_set(words->err, ERR_INVALID,
+		"expect vm, guest, reply, synced, states, task, reason, node, node-reason, power or device");
 }
 
 /* Conditions. */
@@ -566,6 +565,12 @@ static bool holds(const struct scenario *scenario, const char *condition, bool *
 			return !strcmp(hv_words[is], state);
 		}
 	} else if (sscanf(condition, "%63[^@=]=%31[^/]/%31s", name, state, phase) >= 2) {
+		const struct cluster *cluster = sim_newest(scenario->sim);
+		if (sscanf(name, "n%u", &node) == 1 && node >= 1 && node <= scenario->sim->config.node_count) {
+			const struct node *at = cluster ? cluster_node(cluster, node) : NULL;
+			return at && !strcmp(node_state_name((int)at->state), state) &&
+			       (!phase[0] || !strcmp(fence_phase_name((int)at->fence.phase), phase));
+		}
 		const struct vm *vm = committed(scenario, name);
 		return vm && !strcmp(vm_state_name((int)vm->state), state) &&
 		       (!phase[0] || !strcmp(move_phase_name((int)vm->phase), phase));

@@ -3,6 +3,7 @@
 #include "sim/sim.h"
 #include "sim/check.h"
 #include "sim/node.h"
+#include "sim/power.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -63,6 +64,7 @@ struct sim *sim_new(const struct sim_config *config)
 	prng_seed(&sim->net_dice, prng_splitmix(&seed));
 	prng_seed(&sim->disk_dice, prng_splitmix(&seed));
 	prng_seed(&sim->machine_dice, prng_splitmix(&seed));
+	prng_seed(&sim->fence_dice, prng_splitmix(&seed));
 	sim->timeline = timeline_new();
 	struct net_config net = {.node_count = config->node_count, .two_node = config->two_node,
 		.delay_us = config->net_delay_us, .exact = config->exact, .slow_permille = config->net_slow_permille,
@@ -73,6 +75,7 @@ struct sim *sim_new(const struct sim_config *config)
 	sim->checks = checks_new(sim);
 	struct world_observer observer = checks_world_observer(sim);
 	sim->world = world_new(sim->timeline, &observer);
+	sim->outlets = power_outlets(sim);
 	for (uint32_t id = 1; id <= config->node_count; id++)
 		node_init(sim, id);
 	return sim;
@@ -84,6 +87,7 @@ void sim_free(struct sim *sim)
 		return;
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
 		node_fini(&sim->nodes[id]);
+	outlets_free(sim->outlets);
 	net_free(sim->net);
 	world_free(sim->world);
 	checks_free(sim->checks);
@@ -94,8 +98,12 @@ void sim_free(struct sim *sim)
 static void look(struct sim *sim)
 {
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
-		if (sim->nodes[id].engine)
-			checks_step(sim, &sim->nodes[id]);
+	{
+		struct sim_node *node = &sim->nodes[id];
+		if (node->engine)
+			checks_step(sim, node);
+		power_watchdog_look(node);
+	}
 }
 
 bool sim_step(struct sim *sim)
@@ -151,9 +159,11 @@ const struct cluster *sim_newest(const struct sim *sim)
 void sim_heal(struct sim *sim)
 {
 	sim_trace(sim, "# everything is mended");
+	outlets_mend(sim->outlets);
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		struct sim_node *node = &sim->nodes[id];
 		net_set_side(sim->net, id, 0);
+		net_links_mend(sim->net);
 		net_busy(sim->net, id, 0);
 		disk_fail_writes(node->disk, false);
 		disk_lie(node->disk, false);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "base/prng.h"
+#include "driver/fake/fencer_fake.h"
 #include "driver/fake/group_fake.h"
 #include "driver/fake/hypervisor_fake.h"
 #include "driver/fake/store_fake.h"
@@ -30,6 +31,7 @@ struct sim_config {
 	uint32_t snapshot_every;
 	uint32_t skew_max_ms; /* wall clocks differ by up to this */
 	uint32_t memory_mib;  /* of each node */
+	uint32_t fence_step_ms; /* how long a fence device takes to answer one question */
 	/* Each line of the trace, without its end; NULL: none is made. */
 	void (*trace)(void *ctx, uint64_t now_us, const char *line);
 	void *trace_ctx;
@@ -54,6 +56,9 @@ struct sim_node {
 	struct timeline_item *corosync; /* its start */
 	struct timeline_item *go_on;	/* of a paused daemon */
 	struct timeline_item *ending;	/* of a daemon whose store failed */
+	struct timeline_item *bite;	/* of the watchdog, while nobody feeds it */
+	uint32_t watchdog_ms;		/* 0: there is none */
+	bool fenced;			/* off, because a device was told to switch it off */
 	bool refused;			/* the store was refused at the last start of the daemon */
 	bool kept_down;			/* the daemon is not to be started again by itself */
 	/* The daemon; engine NULL: not running. */
@@ -61,6 +66,7 @@ struct sim_node {
 	struct group_fake *group;
 	struct store_fake *store;
 	struct hypervisor_fake *hypervisor;
+	struct fencer_fake *fencer;
 	struct engine *engine;
 	struct engine_watcher watcher;
 	bool paused;
@@ -81,9 +87,10 @@ struct checks;
 struct sim {
 	struct sim_config config;
 	struct timeline *timeline;
-	struct prng net_dice, disk_dice, machine_dice, dice;
+	struct prng net_dice, disk_dice, machine_dice, fence_dice, dice;
 	struct net *net;
 	struct world *world;
+	struct outlets *outlets;
 	struct sim_node nodes[NODES_MAX + 1]; /* by id */
 	struct sim_vm vms[SIM_VMS_MAX];
 	uint32_t vm_count;
@@ -118,6 +125,12 @@ void sim_corosync_start(struct sim *sim, uint32_t node);
 /* An empty store, as an administrator gives it to a node whose own was refused; only while the others have a synced
  * quorum without it. False: not now. */
 bool sim_wipe_store(struct sim *sim, uint32_t node);
+/* The definition of a device that switches this node, level 1, with the defaults. */
+void sim_fence_device(struct fence_device *device, const char *name, uint32_t node);
+/* The node's watchdog, from its daemon's next start or report on; 0: it has none. */
+void sim_watchdog(struct sim *sim, uint32_t node, uint32_t watchdog_ms);
+/* The node's wall clock jumps by so much. */
+void sim_clock_jump(struct sim *sim, uint32_t node, int64_t ms);
 /* Everything that is broken works again; nodes, daemons and corosyncs are started. */
 void sim_heal(struct sim *sim);
 

@@ -107,7 +107,45 @@ static uint64_t *known(const struct net *net, uint32_t node, uint32_t other)
 
 uint64_t net_knows_us(const struct net *net, uint32_t node, uint32_t other)
 {
-	return node == other ? timeline_now_us(net->timeline) : *known(net, node, other);
+	const struct net_node *silent = &net->nodes[other];
+	uint64_t apart_us = net->nodes[node].apart_us[other];
+	uint64_t knows = *known(net, node, other);
+
+	if (node == other)
+		return timeline_now_us(net->timeline);
+	if (silent->silence_us && apart_us && timeline_now_us(net->timeline) >= apart_us + silent->silence_us &&
+		silent->died_us > knows)
+		return silent->died_us;
+	return knows;
+}
+
+void net_apart_note(struct net_node *node, uint64_t members)
+{
+	struct net *net = node->net;
+
+	for (uint32_t id = 1; id <= net->config.node_count; id++) {
+		if (members & node_bit(id)) {
+			*known(net, node->id, id) = net_knows_us(net, node->id, id);
+			node->apart_us[id] = 0;
+		} else if (!node->apart_us[id]) {
+			node->apart_us[id] = timeline_now_us(net->timeline);
+		}
+	}
+}
+
+void net_died(struct net *net, uint32_t node)
+{
+	net->nodes[node].died_us = timeline_now_us(net->timeline);
+}
+
+void net_set_silence(struct net *net, uint32_t node, uint64_t silence_us)
+{
+	net->nodes[node].silence_us = silence_us;
+}
+
+void net_learn(struct net *net, uint32_t node, uint32_t other)
+{
+	*known(net, node, other) = timeline_now_us(net->timeline);
 }
 
 static void knowledge_pack(const struct net *net, struct packet *packet)

@@ -49,6 +49,10 @@ bool net_node_is_up(const struct net *net, uint32_t node);
 void net_forget_ring(struct net *net, uint32_t node);
 /* Nodes reach each other when they are on the same side. All begin on side 0. */
 void net_set_side(struct net *net, uint32_t node, uint32_t side);
+/* Two nodes do not reach each other, though both may reach a third. Loss in one direction is the same to knet: a link is up
+ * while pings are answered. Where not all reach all, the rings are the sets that a lowest node first makes. */
+void net_set_link(struct net *net, uint32_t a, uint32_t b, bool up);
+void net_links_mend(struct net *net);
 /* The node's queue is full for a while: send gives ERR_BUSY. */
 void net_busy(struct net *net, uint32_t node, uint64_t duration_us);
 
@@ -60,6 +64,14 @@ uint64_t net_view_formed_us(const struct net *net, uint32_t node);
 
 /* The latest moment on `other` of which `node` can have heard, through any chain of messages. */
 uint64_t net_knows_us(const struct net *net, uint32_t node, uint32_t other);
+
+/* The node has seen with its own eyes what is so on `other` now. */
+void net_learn(struct net *net, uint32_t node, uint32_t other);
+/* The node has lost its power now. */
+void net_died(struct net *net, uint32_t node);
+/* Whoever has been in rings without this node for so long may conclude that it has died, if it has (its watchdog's time);
+ * 0: silence says nothing. */
+void net_set_silence(struct net *net, uint32_t node, uint64_t silence_us);
 
 /* Hostile input: puts these bytes into the ring of node `from`, as if from it. */
 void net_inject(struct net *net, uint32_t from, const uint8_t *bytes, size_t size);

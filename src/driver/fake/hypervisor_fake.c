@@ -42,6 +42,7 @@ struct machine {
 	struct hypervisor_fake *driver;
 	struct news *news; /* on their way to the daemon */
 	bool holds;
+	uint32_t watchdog_ms, token_ms;
 	bool fail_next[HV_STOPPING + 1];
 };
 
@@ -454,6 +455,8 @@ static int fake_facts(struct hypervisor *hv, struct node_facts *facts, struct er
 	strcpy(facts->accel, "tcg");
 	strcpy(facts->qemu_version, "7.2.22");
 	facts->postcopy = machine->config.postcopy;
+	facts->watchdog_ms = machine->watchdog_ms;
+	facts->token_ms = machine->token_ms;
 	facts->bridge_count = 1;
 	strcpy(facts->bridges[0].name, "br0");
 	return 0;
@@ -739,6 +742,12 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille)
 void machine_fail_next(struct machine *machine, enum hv_state step)
 {
 	machine->fail_next[step] = true;
+}
+
+void machine_set_watchdog(struct machine *machine, uint32_t watchdog_ms, uint32_t token_ms)
+{
+	machine->watchdog_ms = watchdog_ms;
+	machine->token_ms = token_ms;
 }
 
 bool machine_kill_qemu(struct machine *machine, const char *vm)

@@ -68,14 +68,32 @@ void ring_leave(struct net_node *node)
 	node->ring = NULL;
 }
 
-static uint64_t reachable(const struct net *net, uint32_t from)
+/* Of the nodes in `free`, those that all reach each other and the lowest of them. */
+static uint64_t clique(const struct net *net, uint64_t free)
 {
+	uint32_t lowest = (uint32_t)__builtin_ctzll(free) + 1;
 	uint64_t set = 0;
 
-	for (uint32_t id = 1; id <= net->config.node_count; id++)
-		if (net->nodes[id].up && net->nodes[id].side == net->nodes[from].side)
+	for (uint32_t id = lowest; id <= net->config.node_count; id++)
+		if (has(free, id) && net->nodes[id].side == net->nodes[lowest].side && !(net->nodes[id].cut & set))
 			set |= node_bit(id);
 	return set;
+}
+
+static uint64_t reachable(const struct net *net, uint32_t from)
+{
+	uint64_t free = 0;
+
+	for (uint32_t id = 1; id <= net->config.node_count; id++)
+		if (net->nodes[id].up)
+			free |= node_bit(id);
+	while (free) {
+		uint64_t set = clique(net, free);
+		if (has(set, from))
+			return set;
+		free &= ~set;
+	}
+	return 0;
 }
 
 static bool ring_is_whole(const struct net *net, uint64_t members)
@@ -225,6 +243,7 @@ static void ring_form(struct net *net, uint64_t members)
 		node->delivered = 0;
 		ring->references++;
 		outbox_settle(node);
+		net_apart_note(node, members);
 	}
 	for (uint32_t id = 1; steps && id <= net->config.node_count; id++)
 		if (has(members & ring->procs, id) && same_ring[id] != ring->procs)
@@ -326,6 +345,7 @@ void net_node_up(struct net *net, uint32_t id)
 	node->up = true;
 	node->met_all = false;
 	node->inbox_last_us = 0;
+	memset(node->apart_us, 0, sizeof(node->apart_us));
 	node->delivered = 0;
 	if (node->process && node->process->wants_in)
 		net_process_join(node);
@@ -369,6 +389,29 @@ void net_set_side(struct net *net, uint32_t node, uint32_t side)
 		return;
 	net->nodes[node].side = side;
 	net_changed(net);
+}
+
+void net_set_link(struct net *net, uint32_t a, uint32_t b, bool up)
+{
+	struct net_node *x = &net->nodes[a], *y = &net->nodes[b];
+
+	if (a == b || !(x->cut & node_bit(b)) == up)
+		return;
+	x->cut ^= node_bit(b);
+	y->cut ^= node_bit(a);
+	net_changed(net);
+}
+
+void net_links_mend(struct net *net)
+{
+	uint64_t cut = 0;
+
+	for (uint32_t id = 1; id <= net->config.node_count; id++) {
+		cut |= net->nodes[id].cut;
+		net->nodes[id].cut = 0;
+	}
+	if (cut)
+		net_changed(net);
 }
 
 uint64_t net_ring_members(const struct net *net, uint32_t node)

@@ -53,7 +53,10 @@ struct net_node {
 	uint32_t id;
 	bool up;
 	uint32_t side;
+	uint64_t cut; /* links that are down */
 	uint64_t seen_seq; /* on corosync's disk */
+	uint64_t apart_us[NODES_MAX + 1]; /* by node: since when rings of this one are without it; 0: they are not */
+	uint64_t silence_us, died_us;
 	bool met_all;	   /* wait_for_all is satisfied since this corosync started */
 	struct ring *ring;
 	uint64_t delivered; /* position of the last entry that was told here */
@@ -109,6 +112,8 @@ void net_deliver(struct net_node *node, struct entry entry);
 void net_outbox_arm(struct net_node *node);
 void net_process_lost(struct net_node *node);
 void net_process_join(struct net_node *node);
+/* The node is now in a ring of these members: who is away, and since when. */
+void net_apart_note(struct net_node *node, uint64_t members);
 
 /* The ring agrees on the packet's place: all members are told in this order. */
 void ring_order(struct ring *ring, struct packet *packet);

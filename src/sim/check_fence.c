@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * I7: a fence never takes a majority, and never a node that is in the view of who fences. I6: what should run does;
+ * here is the book of what should, kept from what administrators asked and were told, and from what guests did
+ * themselves. */
+#include "sim/check_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* How many nodes may be off by the cluster's own hand at a time. Of two, the one that goes on may take the other. */
+static uint32_t may_take(const struct sim *sim)
+{
+	return sim->config.node_count == 2 ? 1 : (sim->config.node_count - 1) / 2;
+}
+
+static void check_executor(struct sim *sim, uint32_t by, const struct fence_order *order, const char *what)
+{
+	const struct sim_node *node = &sim->nodes[by];
+	struct engine_status status;
+
+	if (order->action != FENCE_OFF)
+		return;
+	engine_get_status(node->engine, &status);
+	if (!status.quorate)
+		sim_violation(sim, "I7: n%u %s n%u without a quorum", by, what, order->device.node);
+	if (status.members & node_bit(order->device.node))
+		sim_violation(sim, "I7: n%u %s n%u, which is in its view", by, what, order->device.node);
+	if (by == order->device.node)
+		sim_violation(sim, "I7: n%u %s itself", by, what);
+}
+
+void checks_fence_began(struct sim *sim, uint32_t by, const struct fence_order *order)
+{
+	check_executor(sim, by, order, "sets out to fence");
+}
+
+void checks_fence_sent(struct sim *sim, uint32_t by, const struct fence_order *order)
+{
+	uint32_t target = order->device.node;
+	uint32_t taken = 1;
+
+	check_executor(sim, by, order, "fences");
+	if (order->action != FENCE_OFF || !sim->nodes[target].powered || (sim->checks->forced & node_bit(target)))
+		return;
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		taken += id != target && sim->nodes[id].fenced && !sim->nodes[id].powered;
+	if (taken > may_take(sim))
+		sim_violation(sim, "I7: n%u fences n%u: that makes %u of %u nodes off by fencing", by, target, taken,
+			sim->config.node_count);
+}
+
+void checks_false_death(struct sim *sim, uint32_t node)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (copy->node == node && !copy->dead)
+			check_vm(sim, copy->guest->vm)->falsely_dead = true;
+}
+
+/* What must run. */
+
+static bool may_end_it(enum event_kind kind)
+{
+	return kind == EVENT_VM_STOP || kind == EVENT_VM_SHUTDOWN || kind == EVENT_VM_SAVE || kind == EVENT_VM_DELETE;
+}
+
+void check_run_asked(struct sim *sim, uint32_t node, const struct event *event)
+{
+	struct check_vm *vm;
+
+	if (event->kind == EVENT_NODE_CONFIRM_OFF) {
+		if (sim->nodes[event->target].powered)
+			checks_false_death(sim, event->target);
+		else
+			net_learn(sim->net, node, event->target); /* a person has looked */
+	}
+	if (event->kind == EVENT_NODE_FENCE && event->force)
+		sim->checks->forced |= node_bit(event->target);
+	if (may_end_it(event->kind)) {
+		vm = check_vm(sim, event->vm);
+		vm->off_asked++;
+		vm->off_since = true;
+		vm->must_run = false;
+	} else if (event->kind == EVENT_VM_START) {
+		vm = check_vm(sim, event->vm);
+		if (vm->off_asked == vm->off_answered)
+			vm->off_since = false;
+	}
+}
+
+/* A request that timed out, or whose daemon died, may still take effect: it is never counted as answered. */
+void check_run_answered(struct sim *sim, const struct event *event, const struct engine_reply *reply)
+{
+	if (may_end_it(event->kind) && reply->code != ERR_TIMEOUT)
+		check_vm(sim, event->vm)->off_answered++;
+}
+
+static char text[512];
+
+static bool runs(const struct sim *sim, const char *vm, uint32_t but)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (copy->executes && copy->node != but && !strcmp(copy->guest->vm, vm))
+			return true;
+	return false;
+}
+
+/* Memory of what executes on the node. */
+static uint32_t used_mib(const struct sim *sim, const struct cluster *cluster, uint32_t node)
+{
+	uint32_t used = 0;
+
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next) {
+		const struct vm *vm =
+			copy->executes && copy->node == node ? cluster_vm_find(cluster, copy->guest->vm) : NULL;
+		used += vm ? vm->def.memory_mib : 0;
+	}
+	return used;
+}
+
+static bool has_room(const struct sim *sim, const struct cluster *cluster, const struct vm *vm)
+{
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		if (used_mib(sim, cluster, id) + vm->def.memory_mib <= sim->config.memory_mib)
+			return true;
+	return false;
+}
+
+const char *check_run_end(struct sim *sim, const struct cluster *cluster)
+{
+	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
+		const struct check_vm *check = &sim->checks->vms[i];
+		const struct vm *vm = check->must_run ? cluster_vm_find(cluster, check->uuid) : NULL;
+		if (!vm || check->falsely_dead || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, 0))
+			continue;
+		if (vm->state == VM_FAILED || (vm->state == VM_OFF && !has_room(sim, cluster, vm)))
+			continue;
+		snprintf(text, sizeof(text), "I6: %s should run and was forgotten, it is %s: %s", vm->def.name,
+			vm_state_name((int)vm->state), vm->reason);
+		return text;
+	}
+	return NULL;
+}
+
+/* One failover, from a cluster at rest. */
+
+void checks_failover_begin(struct sim *sim, uint32_t lost)
+{
+	(void)lost;
+	for (uint32_t i = 0; i < sim->checks->vm_count; i++)
+		sim->checks->vms[i].followed = runs(sim, sim->checks->vms[i].uuid, 0);
+}
+
+bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size)
+{
+	const struct cluster *cluster = sim_newest(sim);
+
+	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
+		const struct check_vm *check = &sim->checks->vms[i];
+		const struct vm *vm = cluster ? cluster_vm_find(cluster, check->uuid) : NULL;
+		if (!check->followed || !vm || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, lost))
+			continue;
+		snprintf(why, size, "%s is %s: %s", vm->def.name, vm_state_name((int)vm->state), vm->reason);
+		return false;
+	}
+	return true;
+}

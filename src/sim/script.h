@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The words of one line of a script. Only script*.c. */
+#pragma once
+
+#include "sim/scenario.h"
+
+enum { WORDS_MAX = 12 };
+
+struct words {
+	struct scenario *scenario;
+	int count;
+	char *at[WORDS_MAX];
+	struct err *err;
+};
+
+/* The id of a node that is named so, or 0 with err. Takes NULL. */
+uint32_t script_node(const struct words *words, const char *word);
+/* "via n3" among the words: 3. Absent: the default. */
+uint32_t script_node_after(const struct words *words, const char *word, uint32_t absent);
+/* "level 2" among the words: 2. */
+uint32_t script_number_after(const struct words *words, const char *word, uint32_t absent);
+bool script_has(const struct words *words, const char *word);
+/* Asks the node after "via" (n1), and keeps the answer for "expect reply". */
+int script_ask(const struct words *words, const struct event *event);
+
+/* script_fence.c: fence …, node …, watchdog …, link …, clock …; expect node, power, device, node-reason. */
+int script_fence(const struct words *words);
+int script_node_verb(const struct words *words);
+int script_watchdog(const struct words *words);
+int script_link(const struct words *words);
+int script_clock(const struct words *words);
+int script_expect_node(const struct words *words);
+int script_expect_node_reason(const struct words *words);
+int script_expect_power(const struct words *words);
+int script_expect_device(const struct words *words);
