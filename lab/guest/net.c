@@ -89,6 +89,7 @@ static int write_state(char *out, size_t size)
 		"\",\"checksum_ok\":%s,"
 		"\"memory_load\":{\"on\":%s,\"mib\":%u,\"rate\":%u,\"written\":%" PRIu64 ",\"errors\":%" PRIu64 "},"
 		"\"disk_load\":{\"on\":%s,\"mib\":%u,\"rate\":%u,\"written\":%" PRIu64 ",\"errors\":%" PRIu64
+		",\"io_errors\":%" PRIu64 "},\"writer\":{\"number\":%" PRIu64 ",\"strangers\":%" PRIu64
 		",\"io_errors\":%" PRIu64 "},\"udp_answers\":%" PRIu64 ",\"tcp_connections\":%" PRIu64
 		",\"tcp_lines\":%" PRIu64 "}\n",
 		witness.nonce_hex, atomic_load(&witness.counter), now_ns() / 1000000, sysconf(_SC_NPROCESSORS_ONLN),
@@ -102,8 +103,9 @@ static int write_state(char *out, size_t size)
 		atomic_load(&witness.memory_errors), atomic_load(&witness.disk_on) ? "true" : "false",
 		witness.options.disk_mib, atomic_load(&witness.disk_rate), atomic_load(&witness.disk_written),
 		atomic_load(&witness.disk_errors), atomic_load(&witness.disk_io_errors),
-		atomic_load(&witness.udp_answers), atomic_load(&witness.tcp_connections),
-		atomic_load(&witness.tcp_lines));
+		atomic_load(&witness.writer_number), atomic_load(&witness.writer_strangers),
+		atomic_load(&witness.writer_io_errors), atomic_load(&witness.udp_answers),
+		atomic_load(&witness.tcp_connections), atomic_load(&witness.tcp_lines));
 }
 
 /* Reads everything again. Takes the time that emulation takes (see docs/lab.md). */

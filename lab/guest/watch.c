@@ -95,6 +95,10 @@ static void parse_option(const char *name, const char *value)
 		atomic_store(&witness.disk_rate, number);
 	else if (!strcmp(name, "load"))
 		snprintf(options->load_mode, sizeof(options->load_mode), "%s", value);
+	else if (!strcmp(name, "writer"))
+		snprintf(options->writer, sizeof(options->writer), "%s", value);
+	else if (!strcmp(name, "writer_rate"))
+		options->writer_rate = number >= 1 && number <= 1000 ? number : 20;
 	else if (!strcmp(name, "power"))
 		options->power_ignore = !strcmp(value, "ignore");
 	else if (strcmp(name, "ip"))
@@ -106,7 +110,7 @@ static void parse_command_line(void)
 	char line[4096] = "", *save;
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 
-	witness.options = (struct options){.fill_mib = 256, .load_mib = 64, .disk_mib = 16};
+	witness.options = (struct options){.fill_mib = 256, .load_mib = 64, .disk_mib = 16, .writer_rate = 20};
 	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0)
 		perror("/proc/cmdline");
 	close(fd);
@@ -226,6 +230,7 @@ int main(void)
 	spawn_thread(run_ticker, NULL, REALTIME);
 	net_start();
 	disk_start();
+	writer_start();
 	memory_start();
 	spawn_thread(run_power_button, NULL, NORMAL);
 

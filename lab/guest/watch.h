@@ -17,11 +17,13 @@
 
 /* watari.NAME=VALUE on the kernel's command line. */
 struct options {
-	unsigned fill_mib;  /* random data with checksums; default 256, 0 none */
-	unsigned load_mib;  /* region that the memory load rewrites; default 64 */
-	unsigned disk_mib;  /* part of /dev/vda that the disk load rewrites; default 16 */
-	int power_ignore;   /* watari.power=ignore: the power button does nothing */
-	char load_mode[64]; /* watari.load=mem,disk or none */
+	unsigned fill_mib;    /* random data with checksums; default 256, 0 none */
+	unsigned load_mib;    /* region that the memory load rewrites; default 64 */
+	unsigned disk_mib;    /* part of /dev/vda that the disk load rewrites; default 16 */
+	int power_ignore;     /* watari.power=ignore: the power button does nothing */
+	char writer[16];      /* watari.writer=vda: the disk that the writer's log is on; default none */
+	unsigned writer_rate; /* records/s; default 20 */
+	char load_mode[64];   /* watari.load=mem,disk or none */
 };
 
 /* Read by every thread, written by the one named. */
@@ -40,6 +42,7 @@ struct witness {
 	_Atomic unsigned disk_rate;   /* blocks/s */
 	_Atomic uint64_t memory_written, memory_errors;
 	_Atomic uint64_t disk_written, disk_errors, disk_io_errors;
+	_Atomic uint64_t writer_number, writer_strangers, writer_strange_number, writer_io_errors;
 	_Atomic uint64_t udp_answers, tcp_connections, tcp_lines;
 };
 
@@ -65,6 +68,7 @@ void memory_start(void);
 void memory_verify(struct verdict *verdict);
 void disk_start(void);
 void disk_verify(struct verdict *verdict);
+void writer_start(void);
 void net_start(void);
 
 /* REALTIME goes before everything: the echo answers for the machine, not for its scheduler. LOAD comes behind

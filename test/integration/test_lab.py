@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lab import BUILD, GUEST_IP, HandGuest, Lab, LabError, STORE_BASE, wait_until
+from writer import Log, Watch
 
 SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
 
@@ -449,6 +450,45 @@ def test_reset_and_power_button(lab, guest):
     assert any(gap["rebooted"] for gap in report["gaps"])
     guest.qmp("system_powerdown")
     wait_until(lambda: not guest.is_running(), 15, "the guest to power off")
+
+
+def test_the_writers_log_shows_one_writer_with_a_gap_or_two_at_once(lab):
+    """The fault campaign's verdict is this log: it must pass one owner after the other, and catch two together."""
+    disk = ("-drive", "file=/srv/watari/writer.img,format=raw,if=virtio,cache=none,file.locking=off")
+
+    def boot(node, ip):
+        guest = HandGuest(lab, node, ip=ip, extra=disk, mac=f"02:77:02:00:00:{ip[-2:]}",
+                          append="watari.fill_mib=1 watari.writer=vda watari.writer_rate=50")
+        lab.wait_guest(ip)
+        return guest
+
+    def written(ip):
+        return lab.http("/", ip)["writer"]["number"]
+    lab.sh("n1", "rm -f /srv/watari/writer.img; truncate -s $(((16 << 20) + 64 * 512)) /srv/watari/writer.img")
+    image = lab.store / "shared" / "writer.img"
+    guests = []
+    try:
+        with Watch(image) as watch:
+            guests.append(boot("n1", "10.77.0.61"))
+            wait_until(lambda: written("10.77.0.61") > 20, 60, "the first owner to write")
+            guests[0].signal("KILL")
+            guests.append(boot("n2", "10.77.0.62"))
+            wait_until(lambda: written("10.77.0.62") > 90, 60, "the second owner to write the ring full")
+            first, second = watch.check()
+            assert first["records"] >= 20 and second["gap_ms"] > 100 and second["last_ms"] > second["first_ms"]
+            assert first["last_ms"] + second["gap_ms"] == second["first_ms"]
+            assert Log(image).check().owners()[-1] == second["nonce"]
+            guests.append(boot("n3", "10.77.0.63"))
+            wait_until(lambda: Log(image).violations, 60, "two writers to be seen in what lies there")
+            wait_until(lambda: watch.violations, 60, "two writers to be seen by whoever reads along")
+            with pytest.raises(AssertionError):
+                watch.check()
+            wait_until(lambda: any(lab.http("/", ip)["writer"]["strangers"] for ip in ("10.77.0.62", "10.77.0.63")), 30,
+                       "a guest to meet the other's records")
+    finally:
+        for guest in guests:
+            if guest.is_running():
+                guest.signal("KILL")
 
 
 def test_the_guest_is_reached_whichever_node_it_is_on(lab):
