@@ -41,6 +41,8 @@ static const struct key keys[] = {
 	{"qemu", "accel", KEY_ACCEL, AT(no_kvm), 0, false},
 	{"api", "socket", KEY_PATH, AT(api_socket), 108, false},
 	{"api", "group", KEY_GROUP, AT(api_group), 0, false},
+	{"fence", "agents", KEY_PATH, AT(fence_agents), PATH_BYTES, false},
+	{"fence", "secrets", KEY_PATH, AT(fence_secrets), PATH_BYTES, false},
 	{"log", "level", KEY_LEVEL, AT(log_level), 0, false},
 };
 #undef AT
@@ -253,6 +255,8 @@ int daemon_config_parse(const char *name, const char *text, size_t size, struct 
 		.qemu_binary = "/usr/bin/qemu-system-x86_64",
 		.api_group = (gid_t)-1,
 		.log_level = LOG_LEVEL_INFO,
+		.fence_agents = "/usr/sbin",
+		.fence_secrets = "/etc/watari/secret",
 	};
 	struct reading reading = {.config = &parsed};
 	CLEANUP_FREE char *copy = strndup(text, size);

@@ -33,6 +33,8 @@ struct daemon_config {
 	char api_socket[PATH_BYTES]; /* empty: <run>/api.sock */
 	gid_t api_group;
 	enum log_level log_level;
+	char fence_agents[PATH_BYTES];	/* directory of the fence agents */
+	char fence_secrets[PATH_BYTES]; /* the only directory from which their secrets are read */
 };
 
 /* Reads a file that only root may change. ERR_INVALID names file, line and rule. */

@@ -4,6 +4,7 @@
 #include "api/api.h"
 #include "cmd/daemon_config.h"
 #include "driver/corosync/corosync.h"
+#include "driver/fence/fencer_agents.h"
 #include "driver/linux/loop_sd.h"
 #include "driver/qemu/qemu.h"
 #include "driver/sqlite/store_sqlite.h"
@@ -26,6 +27,7 @@ struct daemon {
 	struct group *group;
 	struct store *store;
 	struct hypervisor *hypervisor;
+	struct fencer *fencer;
 	struct api *api;
 	struct engine_watcher watcher;
 	char stream_helper[PATH_BYTES];
@@ -154,6 +156,16 @@ static int start_engine(struct daemon *daemon, struct err *err)
 	return 0;
 }
 
+static void start_fencer(struct daemon *daemon)
+{
+	struct fencer_callbacks callbacks = engine_fencer_callbacks(daemon->engine);
+	struct fencer_agents_config config;
+
+	memcpy(config.agents_dir, daemon->config.fence_agents, sizeof(config.agents_dir));
+	memcpy(config.secrets_dir, daemon->config.fence_secrets, sizeof(config.secrets_dir));
+	daemon->fencer = fencer_agents_new(daemon->loop, &config, &callbacks);
+}
+
 static int start_drivers(struct daemon *daemon, struct err *err)
 {
 	const struct daemon_config *config = &daemon->config;
@@ -207,8 +219,14 @@ static int start_all(struct daemon *daemon, struct err *err)
 	if (!daemon->loop || make_state_dir_aside(daemon, err) < 0 || start_engine(daemon, err) < 0 ||
 		start_drivers(daemon, err) < 0)
 		return -1;
+	start_fencer(daemon);
 	struct engine_ports ports = {
-		.loop = daemon->loop, .group = daemon->group, .store = daemon->store, .hypervisor = daemon->hypervisor};
+		.loop = daemon->loop,
+		.group = daemon->group,
+		.store = daemon->store,
+		.hypervisor = daemon->hypervisor,
+		.fencer = daemon->fencer,
+	};
 	daemon->watcher = (struct engine_watcher){.ctx = daemon, .history = on_history, .status = on_status};
 	engine_watch(daemon->engine, &daemon->watcher);
 	if (engine_start(daemon->engine, &ports, err) < 0)
@@ -228,6 +246,7 @@ static void end_all(struct daemon *daemon)
 	store_sqlite_close(daemon->store);
 	corosync_free(daemon->group);
 	engine_free(daemon->engine);
+	fencer_agents_free(daemon->fencer); /* after the engine, which cancels its orders */
 	loop_sd_free(daemon->loop);
 }
 

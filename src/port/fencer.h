@@ -13,7 +13,10 @@
 #include "model/fence.h"
 #include "model/names.h"
 
-enum { FENCE_ORDERS_MAX = 8 }; /* that an instance runs at one time; more fail at once */
+enum {
+	FENCE_ORDERS_MAX = 8,	 /* that an instance runs at one time; more fail at once */
+	FENCE_QUESTIONS_MAX = 4, /* the same for check and FENCE_STATUS, so that no question is in the way of fencing */
+};
 
 #define FENCE_ACTIONS(X)                                                                                               \
 	X(FENCE_OFF, "off")	  /* status (off already is proof at once), off, status until it says off */           \
@@ -26,12 +29,24 @@ enum { FENCE_ORDERS_MAX = 8 }; /* that an instance runs at one time; more fail a
 
 enum fence_action { FENCE_ACTIONS(NAMES_CONSTANT) };
 enum fence_result { FENCE_RESULTS(NAMES_CONSTANT) };
-/* clang-format off */
-static inline NAMES_FUNCTION(fence_action_name, FENCE_ACTIONS)
-static inline NAMES_FUNCTION(fence_result_name, FENCE_RESULTS)
-	/* clang-format on */
 
-	struct fence_order {
+static inline const char *fence_action_name(int value)
+{
+	switch (value) {
+		FENCE_ACTIONS(NAMES_CASE)
+	}
+	return "?";
+}
+
+static inline const char *fence_result_name(int value)
+{
+	switch (value) {
+		FENCE_RESULTS(NAMES_CASE)
+	}
+	return "?";
+}
+
+struct fence_order {
 	uint64_t id; /* the caller's; comes back with the answer */
 	enum fence_action action;
 	uint32_t delay_ms; /* before the agent is called first; device.limit_ms begins after it. The caller's policy:
@@ -42,9 +57,10 @@ static inline NAMES_FUNCTION(fence_result_name, FENCE_RESULTS)
 
 struct fencer_callbacks {
 	void *ctx;
-	/* Of run. was_on: the first status read said on, so this order made the difference. text: one line of valid UTF-8, at most REASON_BYTES with NUL, the fact: "status read back: off",
-	 * "timed out after 20 s (off does not end)", "status: exit 1: Unable to connect". It is gone after the return.
-	 */
+	/* Of run. was_on: a status that was read said on, so with FENCE_RESULT_OFF it was this order that made the
+	 * difference. text: one line of valid UTF-8, at most REASON_BYTES with NUL, the fact: "status read back: off",
+	 * "timed out after 20 s: off does not end; ...", "status: exit status 1: ERROR: Unable to connect". It is gone
+	 * after the return. */
 	void (*done)(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);
 	/* Of check. err is NULL when the device's options fit the agent; text then says what the agent is. */
 	void (*checked)(void *ctx, uint64_t id, const struct err *err, const char *text);

@@ -40,7 +40,8 @@ static void every_key_is_taken(void **state)
 	static const char text[] =
 		"; comment\n[cluster]\nuuid = " UUID "\n[node]\nname=n1\n[paths]\nstore=/a\nrun=/b\nstate=/c\n"
 		"log=/d\n[qemu]\nbinary=/e\nstream_helper=/f\nuid_base=5\nuid_count=6\nreserve_memory=2G\n"
-		"memory=512M\nvcpus=7\naccel=tcg\n[api]\ngroup=root\nsocket=/g\n[log]\nlevel=debug\n";
+		"memory=512M\nvcpus=7\naccel=tcg\n[api]\ngroup=root\nsocket=/g\n[log]\nlevel=debug\n[fence]\n"
+		"agents=/h\nsecrets=/i\n";
 	struct daemon_config config;
 	struct err err;
 
@@ -54,6 +55,8 @@ static void every_key_is_taken(void **state)
 	assert_true(config.no_kvm);
 	assert_int_equal(config.api_group, 0);
 	assert_int_equal(config.log_level, LOG_LEVEL_DEBUG);
+	assert_string_equal(config.fence_agents, "/h");
+	assert_string_equal(config.fence_secrets, "/i");
 }
 
 /* Behind a whole file, so that the bad line is the ninth. */
