@@ -151,6 +151,27 @@ json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 	return view;
 }
 
+/* What to do about a task that failed, where its text does not say it. */
+static json_t *task_hint(const struct task *task)
+{
+	switch (task->kind) {
+	case TASK_START:
+		return json_sprintf("mend what is named, then 'watari vm start %s' again", task->vm);
+	case TASK_RESTORE:
+		return json_sprintf("its saved state is kept: mend what is named, then 'watari vm start %s' again; or, without "
+				    "its memory, 'watari vm start %s --discard-state'",
+			task->vm, task->vm);
+	case TASK_MOVE:
+	case TASK_SAVE:
+		return json_sprintf("mend what is named, then ask again; 'watari vm show %s' has what became of the guest",
+			task->vm);
+	case TASK_STOP:
+	case TASK_SHUTDOWN:
+		break;
+	}
+	return json_sprintf("'watari vm show %s' has what became of the guest", task->vm);
+}
+
 json_t *view_task(struct api *api, const struct task *task)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
@@ -168,6 +189,10 @@ json_t *view_task(struct api *api, const struct task *task)
 	set_number(view, "started_ms", task->started_ms);
 	set_number(view, "finished_ms", task->finished_ms);
 	set(view, "text", json_string(task->text));
+	if (task->code)
+		set(view, "code", json_string(err_name((int)task->code)));
+	if (task->state == TASK_FAILED)
+		set(view, "hint", task_hint(task));
 	set_figures(view, &task->figures, task->started_ms * 1000);
 	return view;
 }

@@ -34,6 +34,11 @@ const struct err_info *err_info(enum err_code code)
 	return &infos[code];
 }
 
+const char *err_name(int code)
+{
+	return err_info((enum err_code)code)->name;
+}
+
 enum err_code err_from_name(const char *name)
 {
 	for (int code = 0; code < ERR_CODE_COUNT; code++)

@@ -48,6 +48,9 @@ struct err_info {
 /* Never NULL: an unknown code is described as ERR_SYSTEM. */
 const struct err_info *err_info(enum err_code code);
 
+/* Its name alone, as a schema wants it. */
+const char *err_name(int code);
+
 /* The code with this API name, or ERR_SYSTEM. */
 enum err_code err_from_name(const char *name);
 

@@ -213,7 +213,10 @@ int cli_task_outcome(struct cli *cli, const json_t *task)
 
 	if (!strcmp(state, "done") || !strcmp(state, "running"))
 		return 0;
-	return err_set(&cli->err, ERR_CANCELLED, "%s of %s %s: %s", member_text(task, "kind"), member_text(task, "vm"),
+	const char *code = json_string_value(json_object_get(task, "code"));
+	const char *hint = json_string_value(json_object_get(task, "hint"));
+	snprintf(cli->hint, sizeof(cli->hint), "%s", hint ? hint : "");
+	return err_set(&cli->err, code ? err_from_name(code) : ERR_CANCELLED, "%s of %s %s: %s", member_text(task, "kind"), member_text(task, "vm"),
 		state, member_text(task, "text"));
 }
 

@@ -22,6 +22,8 @@ bool vm_state_allowed(enum vm_state from, enum vm_state to);
 uint64_t task_begin(struct step *step, struct vm *vm, enum task_kind kind, uint32_t target);
 /* The task under way goes on with another target: the record says where it ends. */
 void task_target(struct step *step, const struct vm *vm, uint32_t target);
+/* Why the step that was just reported failed: kept, should the task fail with it. Takes a VM without a task. */
+void task_trouble(struct step *step, const struct vm *vm, enum err_code code);
 /* The VM has no task under way afterwards. Takes a VM without one. */
 void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...) PRINTF_LIKE(4, 5);
 void task_figures(struct step *step, const struct vm *vm, uint64_t task, const struct move_figures *figures);

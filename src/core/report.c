@@ -68,6 +68,7 @@ static void gone(struct step *step, struct vm *vm)
 		vm_place_waiting(step);
 		return;
 	}
+	task_trouble(step, vm, step->event->code);
 	reason_set(why, "QEMU ended on %s: %s", node, step->event->text[0] ? step->event->text : "no reason known");
 	vm_died(step, vm, why);
 }
@@ -195,6 +196,7 @@ static void step_failed(struct step *step, struct vm *vm)
 	}
 	reason_set(why, "%s: %s", cluster_node_name(step->cluster, event->node),
 		event->text[0] ? event->text : "the step failed, no reason known");
+	task_trouble(step, vm, event->code);
 	vm_move_failed(step, vm, by_target ? event->node : 0, why);
 }
 

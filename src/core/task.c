@@ -62,6 +62,14 @@ void task_target(struct step *step, const struct vm *vm, uint32_t target)
 		task->target = target;
 }
 
+void task_trouble(struct step *step, const struct vm *vm, enum err_code code)
+{
+	struct task *task = task_of(step->cluster, vm->task, vm);
+
+	if (task)
+		task->code = code;
+}
+
 void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...)
 {
 	struct task *task = task_of(step->cluster, vm->task, vm);
@@ -73,6 +81,8 @@ void task_end(struct step *step, struct vm *vm, enum task_state state, const cha
 	if (!task)
 		return;
 	task->state = state;
+	if (state != TASK_FAILED)
+		task->code = state == TASK_CANCELLED ? ERR_CANCELLED : ERR_NONE;
 	task->finished_ms = step->cluster->now_ms;
 	va_start(args, format);
 	char text[REASON_BYTES];

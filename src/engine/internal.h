@@ -75,6 +75,7 @@ struct local {
 	uint64_t failed_epoch;
 	enum move_phase failed_phase;
 	char failed_text[REASON_BYTES];
+	enum err_code failed_code;
 	uint64_t gone_epoch;
 	enum gone_cause gone_cause;
 	char gone_text[REASON_BYTES];

@@ -76,13 +76,16 @@ static void report_gone(const struct look *look, enum gone_cause otherwise)
 	} else if (local->failed_epoch == look->duty.epoch && !local->failed_task) {
 		text = local->failed_text;
 	}
+	if (local->failed_epoch == look->duty.epoch && !local->failed_task)
+		event.code = local->failed_code;
 	snprintf(event.text, sizeof(event.text), "%s", text);
 	report(look, &event);
 }
 
-static void report_failed(const struct look *look, const char *text)
+static void report_failed(const struct look *look, enum err_code code, const char *text)
 {
-	struct event event = {.kind = EVENT_STEP_FAILED, .epoch = look->duty.epoch, .task = look->duty.task};
+	struct event event = {
+		.kind = EVENT_STEP_FAILED, .epoch = look->duty.epoch, .task = look->duty.task, .code = code};
 
 	snprintf(event.text, sizeof(event.text), "%s", text);
 	report(look, &event);
@@ -196,7 +199,7 @@ static void do_standby(const struct look *look)
 	if (look->info.state != HV_ABSENT)
 		end_copy(look);
 	else if (look->duty.task && look->local->failed_task == look->duty.task)
-		report_failed(look, look->local->failed_text);
+		report_failed(look, look->local->failed_code, look->local->failed_text);
 	else
 		hv->ops->standby(hv, &look->record->def, look->duty.task);
 }
@@ -208,7 +211,7 @@ static void do_copy(const struct look *look)
 	if (look->info.state == HV_ABSENT) {
 		report_gone(look, GONE_DIED);
 	} else if (has_failed(look)) {
-		report_failed(look, look->local->failed_text);
+		report_failed(look, look->local->failed_code, look->local->failed_text);
 	} else if (look->info.state == HV_SEALED && look->info.task == look->duty.task) {
 		report_simple(look, EVENT_SEALED);
 	} else if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch) {
@@ -216,7 +219,7 @@ static void do_copy(const struct look *look)
 			hv->ops->copy(hv, &look->record->def, look->duty.task, look->duty.epoch);
 	} else if (look->info.state != HV_STOPPING && look->info.state != HV_STARTING &&
 		   !(look->info.state == HV_COPYING && look->info.task == look->duty.task)) {
-		report_failed(look, "the copy on the source is not in a state that can be saved");
+		report_failed(look, ERR_UNFIT, "the copy on the source is not in a state that can be saved");
 	}
 }
 
@@ -230,14 +233,15 @@ static void do_load(const struct look *look)
 	if (look->info.state == HV_LOADED && look->info.task == look->duty.task)
 		report_simple(look, EVENT_LOADED);
 	else if (has_failed(look))
-		report_failed(look, look->local->failed_text);
+		report_failed(look, look->local->failed_code, look->local->failed_text);
 	else if (look->info.state == HV_STANDBY && look->info.task == look->duty.task)
 		hv->ops->load(hv, &look->record->def, look->duty.task, &saved);
 	else if (look->info.state == HV_LOADING && look->info.task == look->duty.task)
 		return;
+	else if (look->info.state == HV_ABSENT && look->local->failed_task == look->duty.task)
+		report_failed(look, look->local->failed_code, look->local->failed_text);
 	else if (look->info.state == HV_ABSENT)
-		report_failed(look, look->local->failed_task == look->duty.task ? look->local->failed_text
-									      : "the QEMU that stood by is gone");
+		report_failed(look, ERR_UNAVAILABLE, "the QEMU that stood by is gone");
 	else
 		end_copy(look);
 }
@@ -440,6 +444,7 @@ static void keep_failure(struct engine *engine, uint32_t vm, struct local *local
 	local->failed_task = event->task;
 	local->failed_epoch = event->task ? 0 : event->epoch;
 	local->failed_phase = engine->cluster->vms[vm].phase;
+	local->failed_code = event->err.code;
 	snprintf(local->failed_text, sizeof(local->failed_text), "%.200s", event->err.text);
 }
 

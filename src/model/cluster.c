@@ -138,6 +138,7 @@ static const struct field task_fields[] = {
 	SCHEMA_U64(11, task, finished_ms),
 	SCHEMA_RECORD(12, task, figures, &move_figures_schema),
 	SCHEMA_TEXT(13, task, text),
+	SCHEMA_ENUM(14, task, code, err_name, ERR_CODE_COUNT),
 };
 SCHEMA_DEFINE(task_schema, task, task_fields);
 
@@ -181,6 +182,7 @@ static const struct field event_fields[] = {
 	SCHEMA_ENUM(22, event, proof, death_proof_name, DEATH_PROOF_COUNT),
 	SCHEMA_RECORD(23, event, fence, &fence_device_schema),
 	SCHEMA_BOOL(24, event, was_on),
+	SCHEMA_ENUM(25, event, code, err_name, ERR_CODE_COUNT),
 };
 SCHEMA_DEFINE(event_schema, event, event_fields);
 

@@ -237,6 +237,7 @@ struct task {
 	uint64_t finished_ms;
 	struct move_figures figures;
 	char text[REASON_BYTES]; /* how it ended, and the fact that decided it */
+	enum err_code code;	 /* the kind of that fact, where the task failed or was cancelled */
 };
 
 struct cluster {

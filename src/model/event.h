@@ -68,6 +68,7 @@ struct event {
 	enum death_proof proof;
 	bool was_on; /* FENCED: the first status that was read said on, so it was this order that switched it */
 	char text[REASON_BYTES];
+	enum err_code code; /* step-failed, gone: what kind of failure text tells of */
 	struct move_figures figures;
 	struct node_facts facts;
 	struct vm_def def;

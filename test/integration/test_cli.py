@@ -190,6 +190,10 @@ def test_errors_are_json_for_scripts(shell):
     error = json.loads(done.stderr)["error"]
     assert done.returncode == 105 == error["exit"] and error["code"] == "not-found"
     assert error["exit_name"] == "CRM_EX_NOSUCH" and error["hint"] and done.stdout == ""
+    # Also where the words before or behind it are bad.
+    for words in (["vm", "show", "a\nb", "-o", "json"], ["vm", "show", "--output=json", "--frob", "web"], ["vm", "sow", "-ojson"]):
+        done = shell.run(*words)
+        assert json.loads(done.stderr)["error"]["exit"] == done.returncode in (64, 65)
 
 
 def test_a_definition_goes_out_and_in_again(shell, tmp_path):
@@ -280,7 +284,7 @@ def test_a_target_that_is_unfit_fails_the_move_and_the_guest_stays(shell):
     shell.create("web", "--start")
     shell.order("fail-standby 2 bridge 'br7' is missing on n2")
     done = shell.run("vm", "move", "web", "--to", "n2")
-    assert done.returncode == 1 and "bridge 'br7' is missing on n2" in done.stderr
+    assert done.returncode == 113 and "bridge 'br7' is missing on n2" in done.stderr
     vm = shell.json("vm", "show", "web")
     assert vm["node"] == "n1" and vm["state"] == "online"
 

@@ -370,7 +370,8 @@ static void a_restore_that_fails_everywhere_keeps_the_state(void **state)
 	uint64_t task = w->outcome->task;
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(web(w)->state, VM_RESTORING);
-		struct event failed = {.kind = EVENT_STEP_FAILED, .node = web(w)->target, .task = task};
+		struct event failed = {
+			.kind = EVENT_STEP_FAILED, .node = web(w)->target, .task = task, .code = ERR_CORRUPT};
 		strcpy(failed.text, "page 7 does not hold what its checksum says");
 		assert_int_equal(feed(w, failed), ERR_NONE);
 	}
@@ -378,6 +379,7 @@ static void a_restore_that_fails_everywhere_keeps_the_state(void **state)
 	assert_int_equal(web(w)->saved.status, SAVED_SEALED);
 	assert_non_null(strstr(web(w)->reason, "page 7"));
 	assert_int_equal(task_state(w, task), TASK_FAILED);
+	assert_int_equal(cluster_task_find(w->cluster, task)->code, ERR_CORRUPT);
 }
 
 /* Cancelling before the seal leaves the guest running; the task ends when it is seen to. */
@@ -511,7 +513,7 @@ static void a_disk_in_use_is_refused(void **state)
 	strcpy(create.def.uuid, "00000000-0000-4000-8000-000000000003");
 	strcpy(create.def.name, "db2");
 	assert_int_equal(feed(w, create), ERR_EXISTS);
-	assert_string_equal(w->outcome->text, "disk disk0: '/srv/a.img' is in use by db");
+	assert_string_equal(w->outcome->text, "disk disk0: '/srv/a.img' is in use by db: give it one of its own");
 	strcpy(create.def.name, "db");
 	strcpy(create.def.disks[0].path, "/srv/b.img");
 	assert_int_equal(feed(w, create), ERR_EXISTS);
