@@ -35,7 +35,7 @@ static int file_check(
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, errno, "%s: %s", what, path);
 	if (S_ISDIR(st.st_mode))
-		return err_set(err, ERR_INVALID, "%s: %s is a directory", what, path);
+		return err_set(err, ERR_INVALID, "%s: %s is a directory: give the image file", what, path);
 	if (!S_ISREG(st.st_mode) && (readable_only || !S_ISBLK(st.st_mode)))
 		return err_set(err, ERR_INVALID, "%s: %s is neither a file nor a block device", what, path);
 	if (!disk)

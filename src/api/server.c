@@ -153,12 +153,12 @@ void client_send(struct client *client, json_t *message)
 	client_flush(client);
 }
 
-static void client_refuse(struct client *client, enum err_code code, const char *message)
+static void client_refuse(struct client *client, enum err_code code, const char *message, const char *hint)
 {
 	const struct err_info *info = err_info(code);
 
-	client_send(client, json_pack("{s:n, s:{s:s, s:i, s:s, s:s}}", "id", "error", "code", info->name, "exit",
-				    info->exit_status, "exit_name", info->exit_name, "message", message));
+	client_send(client, json_pack("{s:n, s:{s:s, s:i, s:s, s:s, s:s}}", "id", "error", "code", info->name, "exit",
+				    info->exit_status, "exit_name", info->exit_name, "message", message, "hint", hint));
 	client_close(client, API_DRAIN_MS);
 }
 
@@ -179,7 +179,8 @@ static void client_lines(struct client *client)
 	if (start && client->in_size)
 		memmove(client->in, client->in + start, client->in_size);
 	if (client->in_size > API_LINE_MAX)
-		client_refuse(client, ERR_INVALID, "a call of more than 1 MiB");
+		client_refuse(client, ERR_INVALID, "a call of more than 1 MiB, which is the most",
+			"one call is one line of JSON; the connection ends here");
 	if (!client->in_size || start)
 		client->line_ms = client->in_size ? loop_now_ms(client->api->loop) : 0;
 	else if (!client->line_ms)
@@ -238,9 +239,10 @@ static void client_tick(void *ctx)
 	if (client->closing)
 		return;
 	if (client->line_ms && now_ms - client->line_ms > API_LINE_MS)
-		client_refuse(client, ERR_TIMEOUT, "a call was begun and not ended within 10 s");
+		client_refuse(client, ERR_TIMEOUT, "a call was begun and not ended within 10 s",
+			"one call is one line of JSON with a newline at its end; connect again");
 	else if (!client->call_count && !client->subscription.on && now_ms - client->heard_ms > API_IDLE_MS)
-		client_refuse(client, ERR_TIMEOUT, "no call for 10 minutes");
+		client_refuse(client, ERR_TIMEOUT, "no call for 10 minutes", "connect again, or subscribe");
 }
 
 /* The local passwd file alone: a name service that hangs must not hang the daemon. */
@@ -323,7 +325,7 @@ static void accept_one(void *ctx, uint32_t events)
 	}
 	static const char full[] =
 		"{\"id\":null,\"error\":{\"code\":\"busy\",\"exit\":75,\"exit_name\":\"CRM_EX_TEMPFAIL\","
-		"\"message\":\"64 clients are connected already\"}}\n";
+		"\"message\":\"64 clients are connected already\",\"hint\":\"close one of them, or try again\"}}\n";
 	(void)!send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 	log_warning("api: a client turned away: %d are connected", API_CLIENTS_MAX);
 }

@@ -54,6 +54,18 @@ static bool hidden(int argc, char **argv)
 	return false;
 }
 
+/* Where the words could not be parsed to their end: a script that asked for JSON gets its errors as JSON all the same. */
+static bool asks_for_json(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		bool next = !strcmp(argv[i], "-o") || !strcmp(argv[i], "--output");
+		if (!strcmp(argv[i], "-ojson") || !strcmp(argv[i], "--output=json") ||
+			(next && i + 1 < argc && !strcmp(argv[i + 1], "json")))
+			return true;
+	}
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	struct cli cli = {.client.fd = -1};
@@ -69,7 +81,7 @@ int main(int argc, char **argv)
 	cli.color = isatty(STDOUT_FILENO) && !(no_color && *no_color);
 	int result = cli_parse(&cli, argc - 1, argv + 1);
 	const char *output = cli_option(&cli, "output");
-	cli.json = output && !strcmp(output, "json");
+	cli.json = result < 0 ? asks_for_json(argc, argv) : output && !strcmp(output, "json");
 	cli.quiet = cli_flag(&cli, "quiet");
 	cli.progress = isatty(STDERR_FILENO) && !cli.quiet;
 	if (result < 0)

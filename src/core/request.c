@@ -52,7 +52,8 @@ static bool disks_free(struct step *step, const struct vm_def *def)
 			for (uint32_t j = 0; j < other->disk_count; j++)
 				if (!strcmp(def->disks[i].path, other->disks[j].path) &&
 					!(def->disks[i].read_only && other->disks[j].read_only))
-					return refuse(step, ERR_EXISTS, "disk %s: '%.120s' is in use by %s",
+					return refuse(step, ERR_EXISTS,
+						"disk %s: '%.120s' is in use by %s: give it one of its own",
 						def->disks[i].id, def->disks[i].path, other->name);
 	}
 	return true;
@@ -209,7 +210,7 @@ static void move(struct step *step, struct vm *vm)
 		return;
 	}
 	if (target == vm->owner) {
-		refuse(step, ERR_INVALID, "%s runs on %s already", vm->def.name,
+		refuse(step, ERR_INVALID, "%s runs on %s already: name another node", vm->def.name,
 			cluster_node_name(step->cluster, target));
 		return;
 	}
