@@ -108,6 +108,11 @@ static int open_sized(int dir, const char *name, uint64_t size, int *fd, struct 
 	struct stat stat;
 
 	*fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (*fd < 0 && errno == ELOOP)
+		return err_set(err, ERR_CORRUPT, "'%s' of the saved state is a link, not a file", name);
+	if (*fd < 0 && errno == EACCES)
+		return err_set(err, ERR_DENIED, "file '%s' of the saved state: it must belong to user %u, who reads it", name,
+			geteuid());
 	if (*fd < 0)
 		return err_errno(err, errno, "file '%s' of the saved state", name);
 	if (fstat(*fd, &stat))

@@ -192,12 +192,15 @@ static void died_why(struct instance *instance, const char *how, struct err *err
 			how[0] ? ": " : "", how, words[0] ? "; its last words: " : "", words);
 }
 
-/* Why QEMU closed its end of a load, for example, it says only there. */
+/* Why QEMU closed its end of a load, for example, it says only there. Where we ended it for a fact of our own, its words
+ * are about our hanging up. */
 static void add_last_words(struct instance *instance, struct err *why)
 {
 	char words[240];
 	size_t used = strlen(why->text);
 
+	if (why->code != ERR_PROTOCOL && why->code != ERR_UNAVAILABLE && why->code != ERR_SYSTEM)
+		return;
 	last_words(instance, words, sizeof(words));
 	if (words[0] && !strstr(why->text, words))
 		snprintf(why->text + used, sizeof(why->text) - used, "; QEMU's last words: %s", words);

@@ -79,6 +79,7 @@ struct copy {
 	uint64_t moved_bytes, moved_ms; /* progress, and when it was seen last */
 	bool failed;			/* FAILED(why) is to be told at the end of calling off */
 	struct err why;
+	bool echo; /* why is QEMU's word alone: watari-stream's may be the cause of it */
 	bool run_wanted;
 	bool complained; /* a refused cont is logged once */
 };

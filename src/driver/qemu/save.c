@@ -454,12 +454,18 @@ static void on_failed(struct instance *instance, const json_t *event)
 	const char *text = json_string_value(json_object_get(event, "text"));
 	struct err err;
 
-	if (instance->copy.phase == COPY_CALL_OFF) {
-		call_off_helper_over(instance);
+	err_set(&err, err_from_name(code ? code : ""), "%.400s", text ? text : "watari-stream failed");
+	if (err.code == ERR_NO_SPACE)
+		err_set(&err, ERR_NO_SPACE, "'%s' is full (%.120s): make room there", instance->qemu->config.state_dir,
+			text ? text : "no space left");
+	if (instance->copy.phase != COPY_CALL_OFF) {
+		call_off(instance, &err);
 		return;
 	}
-	err_set(&err, err_from_name(code ? code : ""), "%.400s", text ? text : "watari-stream failed");
-	call_off(instance, &err);
+	/* It stopped reading, QEMU saw that and was heard first. */
+	if (instance->copy.echo && (err.code == ERR_NO_SPACE || err.code == ERR_IO))
+		instance->copy.why = err;
+	call_off_helper_over(instance);
 }
 
 static void on_stream(void *ctx, const char *name, const json_t *event)
@@ -513,6 +519,7 @@ void save_on_migration(struct instance *instance, const char *status)
 		copy->qemu_completed = true;
 		sealed_if_both(instance);
 	} else if (!strcmp(status, "failed") || !strcmp(status, "cancelled")) {
+		copy->echo = !copy->failed;
 		call_off_with(instance, ERR_IO, "QEMU could not send its state");
 	}
 }

@@ -22,6 +22,18 @@ static const char *const state_files[] = {
 	STREAM_STATE_RAM,
 };
 
+/* The fact is not which of our files found no room, but where there is none. */
+static int full(const char *state_dir, struct err *err)
+{
+	char was[160];
+
+	if (err && err->code == ERR_NO_SPACE) {
+		snprintf(was, sizeof(was), "%.159s", err->text);
+		err_set(err, ERR_NO_SPACE, "'%s' is full (%s): make room there", state_dir, was);
+	}
+	return -1;
+}
+
 static int open_root(const char *state_dir, struct err *err)
 {
 	int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -62,7 +74,7 @@ int state_store_make(const char *state_dir, const char *vm, uint64_t task, uint3
 		dir = vm_dir < 0 ? -1 : open_dir(vm_dir, name, true, 0700, err);
 	}
 	if (dir < 0)
-		return -1;
+		return full(state_dir, err);
 	if (owner && fchown(dir, owner, owner) < 0)
 		return err_errno(err, errno,
 			"giving '%s/%s/%s' to user %u, who writes it (is this storage exported with root_squash?)", state_dir,
