@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from cluster import (DAEMON, QEMU, STATE, STREAM, Api, ApiError, CopyWatch, Freezer, Guest, News, kill, pids,
+from cluster import (DAEMON, QEMU, STREAM, Api, ApiError, CopyWatch, Freezer, Guest, News, kill, pids,
                      wait_agreed, wait_dead, wait_synced)
 from lab import BUILD, Lab, wait_until
 
@@ -163,7 +163,7 @@ class Move:
         wait_until(self.migrating, 10, "QEMU to send")
         self.freezer.thaw()
         self.freezer.freeze(daemon)
-        manifest = self.lab.store / STATE / self.guest.uuid / str(self.task) / "manifest"
+        manifest = self.guest.state_dir(self.task) / "manifest"
         wait_until(manifest.exists, 20, "the manifest", every=0.002)
 
     def migrating(self):

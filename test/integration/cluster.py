@@ -17,7 +17,6 @@ import time
 from lab import LabError, wait_until
 
 KERNEL, INITRD = "/srv/watari/guest/vmlinuz", "/srv/watari/guest/initrd.img"
-STATE = "shared/state"
 
 
 class ApiError(Exception):
@@ -230,9 +229,12 @@ class Freezer:
 
 class CopyWatch:
     """Whether ever two copies of a guest ran at once. A guest that runs uses its virtual CPU's thread; one that is
-    stopped, waits for a state or is frozen uses none of it at all. Both at once, over two looks: two copies."""
+    stopped, waits for a state or is frozen uses none of it at all. Both at once, over two looks: two copies.
 
-    EVERY_S, BUSY_NS = 0.02, 200_000
+    Only QEMU's start uses some: 1 ms of the thread before it waits, on a busy machine spread over many looks, while the
+    source runs. A copy that never used more than BIRTH_NS has not run."""
+
+    EVERY_S, BUSY_NS, BIRTH_NS = 0.02, 200_000, 5_000_000
 
     def __init__(self, lab, uuid):
         self.lab, self.uuid = lab, uuid
@@ -281,7 +283,8 @@ class CopyWatch:
             for pid, path in self.threads.items():
                 text = _read(path).split()
                 now = int(text[0]) if text else 0
-                if text and pid in used and now - used[pid] > self.BUSY_NS and not self._dying(path):
+                if text and pid in used and now - used[pid] > self.BUSY_NS and now > self.BIRTH_NS and \
+                        not self._dying(path):
                     busy.add(pid)
                 used[pid] = now
             self.copies_seen |= busy
@@ -315,7 +318,7 @@ class Guest:
         raise AssertionError("no node's daemon answers")
 
     def disk(self):
-        path = self.lab.store / "shared" / f"{self.name}.img"
+        path = self.lab.shared / f"{self.name}.img"
         if not path.exists():
             with open(path, "wb") as image:
                 image.truncate(self.disk_mib << 20)
@@ -427,9 +430,13 @@ class Guest:
             sock.sendall(command.encode() + b"\n")
             return read_to(until.encode())
 
+    def state_dir(self, task=""):
+        """The VM's directory on the state storage, or the one of a state."""
+        return self.lab.shared / "state" / self.uuid / str(task)
+
     def states(self):
         """The saved states of this VM on the shared storage: {task: [files]}."""
-        base = self.lab.store / STATE / self.uuid
+        base = self.state_dir()
         return {int(task.name): sorted(file.name for file in task.iterdir()) for task in base.iterdir()} \
             if base.is_dir() else {}
 

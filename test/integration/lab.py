@@ -178,6 +178,11 @@ class Lab:
         """Where this machine sees the node's files; stays right until the node's next power-off."""
         return pathlib.Path(f"/proc/{self.keeper(node)}/root")
 
+    @property
+    def shared(self):
+        """Where this machine sees the shared storage, which may be a filesystem of its own."""
+        return pathlib.Path(f"/proc/{self.keeper('switch')}/root{self.store}/shared")
+
     def logs(self, node, daemon="watarid"):
         return self.tool("logs", node, daemon, check=False).stdout
 
