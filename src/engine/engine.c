@@ -53,6 +53,7 @@ static void on_deliver(void *ctx, uint32_t from, const uint8_t *bytes, size_t si
 	case MESSAGE_BEGIN:
 	case MESSAGE_STATE:
 	case MESSAGE_SNAPSHOT:
+	case MESSAGE_TRAIL:
 	case MESSAGE_ENTRY:
 	case MESSAGE_END:
 		sync_on_message(engine, from, &message, payload);
@@ -116,7 +117,8 @@ void engine_free(struct engine *engine)
 	entries_clear(&engine->incoming);
 	free(engine->tail.items);
 	free(engine->incoming.items);
-	free(engine->snapshot);
+	free(engine->snapshot.bytes);
+	free(engine->trail.bytes);
 	free(engine->cluster);
 	free(engine->outcome);
 	free(engine->locals);

@@ -2,8 +2,8 @@
  * The engine: turns what the ports tell into events, gets them committed, feeds them to the core, and makes this
  * machine agree with the core's duties. The only place where the core meets the ports.
  *
- * Three parts: log.c (order, sync and commit: design §4), reconcile.c (duties against what runs), service.c (requests,
- * watchers, history). It runs unchanged in the daemon and in the simulator.
+ * Its parts: log.c (order, sync and commit: design §4), reconcile.c (duties against what runs), service.c (requests,
+ * watchers), and history.c (the audit trail). It runs unchanged in the daemon and in the simulator.
  *
  * Promises: acts on committed events only, and only while its view is quorate and synced; loses no report (a lost one
  * is derived again from duty and machine); any message from a peer is survived.

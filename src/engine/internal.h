@@ -52,8 +52,16 @@ struct peer {
 	uint64_t applied;
 	uint64_t digest;
 	uint64_t pledged;
+	uint64_t trail;
 	bool ready;	/* its log is the same as ours and durable, and so is its pledge of this term */
 	uint64_t acked; /* durable there, of this term */
+};
+
+/* Something large that travels in pieces. */
+struct blob {
+	uint8_t *bytes;
+	size_t size; /* of the whole */
+	size_t at;   /* sent, or received */
 };
 
 struct pending {
@@ -140,9 +148,8 @@ struct engine {
 	struct peer peers[NODES_MAX];
 	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
 	struct entries incoming;
-	uint8_t *snapshot; /* being received or sent */
-	size_t snapshot_size;
-	size_t snapshot_at;
+	struct blob snapshot; /* being received or sent */
+	struct blob trail;
 	uint64_t snapshot_from_index;
 	uint64_t snapshot_term;
 	uint64_t snapshot_digest;
@@ -165,6 +172,8 @@ struct engine {
 	const struct engine_watcher *watchers[WATCHERS_MAX];
 	struct engine_history *history;
 	uint64_t history_count;
+	bool history_loaded;
+	uint64_t history_index; /* up to here it is known what came of each event */
 	char event_vm[NAME_BYTES]; /* the VM that the event being applied names: a delete leaves no other trace of it */
 	struct engine_progress *progress;
 	uint64_t dropped; /* messages that were not understood, or not meant for us */
@@ -222,6 +231,14 @@ void fence_look(struct engine *engine);
 /* Without quorum nobody is switched off: ends what runs. */
 void fence_stop(struct engine *engine);
 void fence_on_done(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);
+
+/* history.c */
+void history_applied(struct engine *engine, const struct event *event);
+int history_load(struct engine *engine, struct err *err);
+/* The lines of events above this index, for a member that takes our state; the caller frees. NULL: none. */
+uint8_t *history_collect(struct engine *engine, uint64_t above, size_t *size);
+/* Those of another member that this one lacks, as far as the state that is taken. Any bytes are survived. */
+void history_take(struct engine *engine, const uint8_t *bytes, size_t size, uint64_t up_to);
 
 /* service.c */
 void service_applied(struct engine *engine, const struct event *event);

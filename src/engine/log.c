@@ -272,5 +272,5 @@ int log_load(struct engine *engine, struct err *err)
 			engine->config.cluster_uuid);
 	engine->durable = log_last_index(engine);
 	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
-	return 0;
+	return history_load(engine, err);
 }

@@ -21,16 +21,17 @@ static const struct field message_fields[] = {
 	SCHEMA_U64(10, message, total),
 	SCHEMA_U64(11, message, payload_size),
 	SCHEMA_U64(12, message, pledged),
+	SCHEMA_U64(13, message, trail),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 
-static void put32(uint8_t *to, uint32_t value)
+void message_put32(uint8_t *to, uint32_t value)
 {
 	for (int i = 0; i < 4; i++)
 		to[i] = (uint8_t)(value >> (24 - 8 * i));
 }
 
-static uint32_t get32(const uint8_t *from)
+uint32_t message_get32(const uint8_t *from)
 {
 	return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
 }
@@ -43,8 +44,8 @@ size_t message_write(const struct message *message, const void *payload, uint8_t
 
 	if (size > capacity)
 		return size;
-	put32(out, MAGIC);
-	put32(out + 4, (uint32_t)head);
+	message_put32(out, MAGIC);
+	message_put32(out + 4, (uint32_t)head);
 	if (message->payload_size)
 		memcpy(out + PREFIX_BYTES + head, payload, (size_t)message->payload_size);
 	return size;
@@ -52,9 +53,9 @@ size_t message_write(const struct message *message, const void *payload, uint8_t
 
 int message_parse(const uint8_t *bytes, size_t size, struct message *message, const uint8_t **payload, struct err *err)
 {
-	if (size < PREFIX_BYTES || get32(bytes) != MAGIC)
+	if (size < PREFIX_BYTES || message_get32(bytes) != MAGIC)
 		return err_set(err, ERR_PROTOCOL, "not a message of this program");
-	size_t head = get32(bytes + 4);
+	size_t head = message_get32(bytes + 4);
 	if (head > size - PREFIX_BYTES)
 		return err_set(err, ERR_PROTOCOL, "message cut short");
 	if (schema_decode(&message_schema, bytes + PREFIX_BYTES, head, message, err) < 0)

@@ -18,7 +18,8 @@ enum { MESSAGE_PROTOCOL = 1, MESSAGE_CHUNK_BYTES = 128 * 1024 };
 	X(MESSAGE_END, "end")		 /* best member: that was all */                                               \
 	X(MESSAGE_EVENT, "event")	 /* an event, to be appended by all */                                         \
 	X(MESSAGE_ACK, "ack")		 /* durable here up to index, and the pledge of the term */                                                \
-	X(MESSAGE_PROGRESS, "progress") /* volatile */
+	X(MESSAGE_PROGRESS, "progress") /* volatile */                                                                 \
+	X(MESSAGE_TRAIL, "trail")	/* best member: a piece of its history, for those who take its state */
 enum message_kind { MESSAGE_KINDS(CLUSTER_CONSTANT) };
 enum { MESSAGE_KIND_COUNT = MESSAGE_KINDS(CLUSTER_COUNT) };
 const char *message_kind_name(int kind);
@@ -32,9 +33,10 @@ struct message {
 	uint64_t index;	   /* EVENT: unused. ACK, ENTRY, STATE, END: of the log. SNAPSHOT: applied */
 	uint64_t applied;  /* STATE */
 	uint64_t digest;   /* STATE, SNAPSHOT: of the applied state */
-	uint64_t offset;   /* SNAPSHOT: of this piece */
-	uint64_t total;	   /* SNAPSHOT: bytes in all */
+	uint64_t offset;   /* SNAPSHOT, TRAIL: of this piece */
+	uint64_t total;	   /* SNAPSHOT, TRAIL: bytes in all */
 	uint64_t pledged;  /* STATE: the youngest term that it has taken part in */
+	uint64_t trail;	   /* STATE: of the newest event whose history it has */
 	uint64_t payload_size;
 };
 
@@ -43,3 +45,7 @@ size_t message_write(const struct message *message, const void *payload, uint8_t
 
 /* *payload points into bytes. ERR_PROTOCOL says what is wrong; the sender is ignored then, never answered. */
 int message_parse(const uint8_t *bytes, size_t size, struct message *message, const uint8_t **payload, struct err *err);
+
+/* Big-endian. */
+void message_put32(uint8_t *to, uint32_t value);
+uint32_t message_get32(const uint8_t *from);

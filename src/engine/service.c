@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Requests and their replies, watchers, history and progress: the engine as the API sees it. */
+ * Requests and their replies, watchers and progress: the engine as the API sees it. */
 #include "engine/internal.h"
 #include "engine/service.h"
 
@@ -16,17 +16,6 @@ static const struct field progress_fields[] = {
 	SCHEMA_TEXT(7, engine_progress, note),
 };
 SCHEMA_DEFINE(engine_progress_schema, engine_progress, progress_fields);
-
-static const struct field history_fields[] = {
-	SCHEMA_U64(1, engine_history, index),
-	SCHEMA_U64(2, engine_history, now_ms),
-	SCHEMA_ENUM(3, engine_history, kind, event_kind_name, EVENT_KIND_COUNT),
-	SCHEMA_U32(4, engine_history, node),
-	SCHEMA_TEXT(5, engine_history, by),
-	SCHEMA_TEXT(6, engine_history, vm),
-	SCHEMA_TEXT(7, engine_history, text),
-};
-SCHEMA_DEFINE(engine_history_schema, engine_history, history_fields);
 
 const struct cluster *engine_cluster(const struct engine *engine)
 {
@@ -81,84 +70,6 @@ static void tell_changed(struct engine *engine, int vm, uint64_t nodes, uint64_t
 	for (int i = 0; i < WATCHERS_MAX; i++)
 		if (engine->watchers[i] && engine->watchers[i]->changed)
 			engine->watchers[i]->changed(engine->watchers[i]->ctx, vm, nodes, task);
-}
-
-/* History: one line for each change that an event made, or for its refusal. */
-
-static void history_add(struct engine *engine, const struct event *event, const char *vm, const char *format, ...)
-	PRINTF_LIKE(4, 5);
-
-static void history_add(struct engine *engine, const struct event *event, const char *vm, const char *format, ...)
-{
-	struct engine_history *line = &engine->history[engine->history_count++ % HISTORY_MAX];
-	va_list args;
-
-	*line = (struct engine_history){
-		.index = engine->cluster->index,
-		.now_ms = engine->cluster->now_ms,
-		.kind = event->kind,
-		.node = event->node,
-	};
-	snprintf(line->by, sizeof(line->by), "%s", event->by);
-	snprintf(line->vm, sizeof(line->vm), "%s", vm);
-	va_start(args, format);
-	vsnprintf(line->text, sizeof(line->text), format, args);
-	va_end(args);
-	engine_trace(engine, "%s", line->text);
-	for (int i = 0; i < WATCHERS_MAX; i++)
-		if (engine->watchers[i] && engine->watchers[i]->history)
-			engine->watchers[i]->history(engine->watchers[i]->ctx, line);
-}
-
-static void history_vm(struct engine *engine, const struct event *event, const struct core_change *change)
-{
-	const struct vm *vm = &engine->cluster->vms[change->vm];
-	char phase[32] = "";
-
-	if (!vm->def.uuid[0]) {
-		history_add(engine, event, engine->event_vm, "%s: deleted, asked by %s", engine->event_vm, event->by);
-		return;
-	}
-	if (change->to_phase != MOVE_IDLE)
-		snprintf(phase, sizeof(phase), " (%s)", move_phase_name((int)change->to_phase));
-	if (change->from_state == change->to_state && change->from_phase == change->to_phase)
-		history_add(engine, event, vm->def.name, "%s: %s%s, %s", vm->def.name,
-			vm_state_name((int)change->to_state), phase,
-			event->kind == EVENT_FILLED ? "all pages are in" : change->reason);
-	else
-		history_add(engine, event, vm->def.name, "%s: %s -> %s%s: %s", vm->def.name,
-			vm_state_name((int)change->from_state), vm_state_name((int)change->to_state), phase, change->reason);
-}
-
-static void history_event(struct engine *engine, const struct event *event)
-{
-	const struct core_outcome *outcome = engine->outcome;
-
-	if (outcome->code != ERR_NONE) {
-		history_add(engine, event, engine->event_vm, "%s refused: %s", event_kind_name((int)event->kind), outcome->text);
-		return;
-	}
-	for (uint32_t id = 1; id <= NODES_MAX; id++)
-		if (outcome->nodes_changed & node_bit(id))
-			history_add(engine, event, "", "%s: %s: %s", cluster_node_name(engine->cluster, id),
-				node_state_name((int)cluster_node(engine->cluster, id)->state),
-				cluster_node(engine->cluster, id)->reason);
-	for (uint32_t i = 0; i < outcome->change_count; i++)
-		history_vm(engine, event, &outcome->changes[i]);
-}
-
-void engine_history_each(const struct engine *engine, uint64_t after, uint32_t count,
-	void (*fn)(void *ctx, const struct engine_history *line), void *ctx)
-{
-	uint64_t have = engine->history_count < HISTORY_MAX ? engine->history_count : HISTORY_MAX;
-
-	for (uint64_t i = engine->history_count - have; i < engine->history_count && count; i++) {
-		const struct engine_history *line = &engine->history[i % HISTORY_MAX];
-		if (line->index <= after)
-			continue;
-		fn(ctx, line);
-		count--;
-	}
 }
 
 /* Requests. */
@@ -300,7 +211,7 @@ void service_applied(struct engine *engine, const struct event *event)
 {
 	const struct core_outcome *outcome = engine->outcome;
 
-	history_event(engine, event);
+	history_applied(engine, event);
 	for (uint32_t i = 0; i < outcome->change_count; i++)
 		if (!i || outcome->changes[i].vm != outcome->changes[i - 1].vm)
 			tell_changed(engine, (int)outcome->changes[i].vm, 0, outcome->task);

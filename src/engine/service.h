@@ -52,6 +52,11 @@ struct engine_history {
 	uint32_t node; /* origin */
 	char by[NAME_BYTES];
 	char vm[NAME_BYTES]; /* name, or empty */
+	uint32_t about;	     /* node id, where the line is about a node; else 0 */
+	uint32_t from_state, to_state; /* enum vm_state, or of `about` enum node_state (from: the same) */
+	uint64_t task;	     /* of the VM, under way after the event; 0: none */
+	uint64_t epoch;	     /* of the VM */
+	bool refused;	     /* the event changed nothing; text has the fact that decided it */
 	char text[512];	     /* "web: online -> moving (prepare): asked by root, to n2" */
 };
 extern const struct schema engine_history_schema;
@@ -86,6 +91,14 @@ void engine_unwatch(struct engine *engine, const struct engine_watcher *watcher)
 /* NULL where nothing is known. Valid until the loop goes on. */
 const struct engine_progress *engine_progress_of(const struct engine *engine, const char *vm_uuid);
 
-/* The newest lines, oldest first: calls fn for those with an index above `after`, at most count. */
+/* Back in time: calls fn for each line of an event below this index (UINT64_MAX: from the newest on), the newest first,
+ * until it returns false. The same lines on every node, also after restarts, for as long as the store keeps them (50,000;
+ * a node that was away for more than 10,000 lines got the newest 10,000). Those that are in memory no more are read from
+ * the disk, within the call: milliseconds per thousand. -1: the store cannot be read, err says why. */
+typedef bool engine_history_fn(void *ctx, const struct engine_history *line);
+int engine_history_back(
+	const struct engine *engine, uint64_t below, engine_history_fn *fn, void *ctx, struct err *err);
+
+/* The newest lines, those in memory, oldest first: calls fn for those with an index above `after`, at most count. */
 void engine_history_each(const struct engine *engine, uint64_t after, uint32_t count,
 	void (*fn)(void *ctx, const struct engine_history *line), void *ctx);

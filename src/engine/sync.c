@@ -2,7 +2,7 @@
  * A new view: everybody comes to the same history before anybody acts (design §4).
  *
  *   view ──▶ lowest member: BEGIN(nonce) ──▶ all: STATE(nonce, what I have) ──▶ all know who is best: the youngest term,
- *   then the longest log, then the lowest id ──▶ best: SNAPSHOT…, ENTRY…, END ──▶ all: that log and the new term are on
+ *   then the longest log, then the lowest id ──▶ best: TRAIL…, SNAPSHOT…, ENTRY…, END ──▶ all: that log and the new term are on
  *   disk here (ACK) ──▶ enough members: lowest member: the view event, first of the term ──▶ durable at enough ──▶ done
  *
  * The nonce ties the STATEs to this view: one that was sent in an earlier view and is delivered now would speak of a log
@@ -20,10 +20,9 @@ static void transfer_reset(struct engine *engine)
 	loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
 	engine->transfer_timer = NULL;
 	entries_clear(&engine->incoming);
-	free(engine->snapshot);
-	engine->snapshot = NULL;
-	engine->snapshot_size = 0;
-	engine->snapshot_at = 0;
+	free(engine->snapshot.bytes);
+	free(engine->trail.bytes);
+	engine->snapshot = engine->trail = (struct blob){0};
 	engine->transfer_entry = 0;
 }
 
@@ -166,6 +165,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.index = log_last_index(engine);
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
+	state.trail = engine->history_index;
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
 	engine_send(engine, &state, NULL);
 }
@@ -175,18 +175,11 @@ static bool better(const struct peer *a, const struct peer *b)
 	return a->term != b->term ? a->term > b->term : a->index > b->index;
 }
 
-/* Anyone who cannot go on from the best member's log alone, and needs its applied state. */
-static bool snapshot_needed(const struct engine *engine)
+/* Who cannot go on from the best member's log alone, and needs its applied state. */
+static bool snapshot_needed(const struct peer *peer, const struct peer *best)
 {
-	const struct peer *best = &engine->peers[engine->best - 1];
-
-	for (uint32_t i = 0; i < NODES_MAX; i++) {
-		const struct peer *peer = &engine->peers[i];
-		if (peer->told && (peer->applied < best->applied ||
-					  (peer->applied == best->applied && peer->digest != best->digest)))
-			return true;
-	}
-	return false;
+	return peer->told && (peer->applied < best->applied ||
+				     (peer->applied == best->applied && peer->digest != best->digest));
 }
 
 static void transfer_send(void *ctx);
@@ -197,28 +190,36 @@ static void transfer_later(struct engine *engine)
 		engine->transfer_timer = loop_timer_set(engine->ports.loop, SEND_AGAIN_MS, transfer_send, engine);
 }
 
+static bool send_piece(struct engine *engine, enum message_kind kind, struct blob *blob)
+{
+	size_t left = blob->size - blob->at;
+	struct message message = {
+		.kind = kind,
+		.nonce = engine->nonce,
+		.index = engine->cluster->index,
+		.term = engine->snapshot_term,
+		.digest = engine->cluster->digest,
+		.offset = blob->at,
+		.total = blob->size,
+		.payload_size = left < MESSAGE_CHUNK_BYTES ? left : MESSAGE_CHUNK_BYTES,
+	};
+
+	if (engine_send(engine, &message, blob->bytes + blob->at) < 0)
+		return false;
+	blob->at += (size_t)message.payload_size;
+	return true;
+}
+
 /* One step of the transfer, by the best member; returns false when the group's queue is full. */
 static bool transfer_one(struct engine *engine, bool *done)
 {
 	struct message message = {.nonce = engine->nonce};
-	const void *payload = NULL;
 
 	*done = false;
-	if (engine->snapshot_at < engine->snapshot_size) {
-		size_t left = engine->snapshot_size - engine->snapshot_at;
-		message.kind = MESSAGE_SNAPSHOT;
-		message.index = engine->cluster->index;
-		message.term = engine->snapshot_term;
-		message.digest = engine->cluster->digest;
-		message.offset = engine->snapshot_at;
-		message.total = engine->snapshot_size;
-		message.payload_size = left < MESSAGE_CHUNK_BYTES ? left : MESSAGE_CHUNK_BYTES;
-		payload = engine->snapshot + engine->snapshot_at;
-		if (engine_send(engine, &message, payload) < 0)
-			return false;
-		engine->snapshot_at += (size_t)message.payload_size;
-		return true;
-	}
+	if (engine->trail.at < engine->trail.size)
+		return send_piece(engine, MESSAGE_TRAIL, &engine->trail);
+	if (engine->snapshot.at < engine->snapshot.size)
+		return send_piece(engine, MESSAGE_SNAPSHOT, &engine->snapshot);
 	if (engine->transfer_entry < engine->tail.count) {
 		const struct entry *entry = &engine->tail.items[engine->transfer_entry];
 		message.kind = MESSAGE_ENTRY;
@@ -260,15 +261,23 @@ static uint64_t applied_term(const struct engine *engine)
 
 static void begin_transfer(struct engine *engine)
 {
+	const struct peer *best = &engine->peers[engine->best - 1];
+	uint64_t trail = UINT64_MAX; /* what all have who need the state */
+
 	engine->sync = SYNC_TRANSFER;
 	if (engine->best != engine->ports.group->node)
 		return;
-	if (snapshot_needed(engine)) {
-		engine->snapshot_size = schema_encode(&cluster_schema, engine->cluster, NULL, 0);
-		engine->snapshot = malloc(engine->snapshot_size);
-		assert(engine->snapshot);
-		schema_encode(&cluster_schema, engine->cluster, engine->snapshot, engine->snapshot_size);
+	for (uint32_t i = 0; i < NODES_MAX; i++)
+		if (snapshot_needed(&engine->peers[i], best) && engine->peers[i].trail < trail)
+			trail = engine->peers[i].trail;
+	if (trail != UINT64_MAX) {
+		struct blob *snapshot = &engine->snapshot;
+		snapshot->size = schema_encode(&cluster_schema, engine->cluster, NULL, 0);
+		snapshot->bytes = malloc(snapshot->size);
+		assert(snapshot->bytes);
+		schema_encode(&cluster_schema, engine->cluster, snapshot->bytes, snapshot->size);
 		engine->snapshot_term = applied_term(engine);
+		engine->trail.bytes = history_collect(engine, trail, &engine->trail.size);
 	}
 	transfer_send(engine);
 }
@@ -303,6 +312,7 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		.index = message->index,
 		.applied = message->applied,
 		.digest = message->digest,
+		.trail = message->trail,
 		.pledged = message->pledged};
 	engine->best = 0;
 	for (uint32_t id = 1; id <= NODES_MAX; id++) {
@@ -322,26 +332,32 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 	begin_transfer(engine);
 }
 
-static void on_snapshot(struct engine *engine, const struct message *message, const uint8_t *payload)
+static void on_piece(struct blob *blob, const struct message *message, const uint8_t *payload)
 {
-	enum { SNAPSHOT_BYTES_MAX = 256 << 20 };
+	enum { BLOB_BYTES_MAX = 256 << 20 };
 
-	if (message->total > SNAPSHOT_BYTES_MAX || message->offset + message->payload_size > message->total)
+	if (message->total > BLOB_BYTES_MAX || message->offset > message->total ||
+		message->payload_size > message->total - message->offset)
 		return;
 	if (!message->offset) {
-		free(engine->snapshot);
-		engine->snapshot_size = (size_t)message->total;
-		engine->snapshot = malloc(engine->snapshot_size);
-		assert(engine->snapshot);
-		engine->snapshot_at = 0;
+		free(blob->bytes);
+		*blob = (struct blob){.bytes = malloc((size_t)message->total + 1), .size = (size_t)message->total};
+		assert(blob->bytes);
+	}
+	if (!blob->bytes || message->offset != blob->at || message->total != blob->size)
+		return;
+	memcpy(blob->bytes + blob->at, payload, (size_t)message->payload_size);
+	blob->at += (size_t)message->payload_size;
+}
+
+static void on_snapshot(struct engine *engine, const struct message *message, const uint8_t *payload)
+{
+	if (!message->offset) {
 		engine->snapshot_from_index = message->index;
 		engine->snapshot_term = message->term;
 		engine->snapshot_digest = message->digest;
 	}
-	if (!engine->snapshot || message->offset != engine->snapshot_at || message->total != engine->snapshot_size)
-		return;
-	memcpy(engine->snapshot + engine->snapshot_at, payload, (size_t)message->payload_size);
-	engine->snapshot_at += (size_t)message->payload_size;
+	on_piece(&engine->snapshot, message, payload);
 }
 
 /* The best member's applied state instead of one's own: what a member needs that is behind it, or that differs. */
@@ -351,12 +367,12 @@ static bool take_snapshot(struct engine *engine)
 	struct cluster *cluster = calloc(1, sizeof(*cluster));
 	struct store_snapshot snapshot = {.index = engine->snapshot_from_index,
 		.term = engine->snapshot_term,
-		.bytes = engine->snapshot,
-		.size = engine->snapshot_size};
+		.bytes = engine->snapshot.bytes,
+		.size = engine->snapshot.size};
 
 	assert(cluster);
-	if (engine->snapshot_at != engine->snapshot_size ||
-		schema_decode_zeroed(&cluster_schema, engine->snapshot, engine->snapshot_size, cluster, &err) < 0 ||
+	if (engine->snapshot.at != engine->snapshot.size ||
+		schema_decode_zeroed(&cluster_schema, snapshot.bytes, snapshot.size, cluster, &err) < 0 ||
 		cluster->index != engine->snapshot_from_index || cluster->digest != engine->snapshot_digest ||
 		cluster->node_count != NODES_MAX) {
 		free(cluster);
@@ -370,6 +386,9 @@ static bool take_snapshot(struct engine *engine)
 	entries_clear(&engine->tail);
 	engine->last_term = engine->snapshot_term;
 	engine->snapshot_index = cluster->index;
+	/* Before the state: with it, or not at all. */
+	if (engine->trail.at == engine->trail.size)
+		history_take(engine, engine->trail.bytes, engine->trail.size, cluster->index);
 	engine->ports.store->ops->install(engine->ports.store, &snapshot, cluster->uuid, false);
 	for (uint32_t i = 0; i < cluster->vm_count; i++)
 		reconcile_dirty(engine, i);
@@ -485,6 +504,8 @@ void sync_on_message(struct engine *engine, uint32_t from, const struct message 
 		return; /* what oneself sends, one has */
 	} else if (message->kind == MESSAGE_SNAPSHOT) {
 		on_snapshot(engine, message, payload);
+	} else if (message->kind == MESSAGE_TRAIL) {
+		on_piece(&engine->trail, message, payload);
 	} else if (message->kind == MESSAGE_ENTRY && message->payload_size <= EVENT_BYTES_MAX) {
 		size_t count = engine->incoming.count;
 		if (!count || engine->incoming.items[count - 1].index + 1 == message->index)

@@ -30,6 +30,14 @@ struct store_snapshot {
 	size_t size;
 };
 
+/* One line of the audit trail: what came of a committed event, in words. */
+struct store_line {
+	uint64_t index;	 /* of the event */
+	uint32_t number; /* of the line among those of this event, from 0 */
+	const uint8_t *bytes;
+	size_t size;
+};
+
 struct store_callbacks {
 	void *ctx;
 	/* Speaks of the log as the caller has made it by now: an entry that was truncated, or replaced by an install, since
@@ -48,6 +56,8 @@ struct store_reader {
 	int (*entry)(void *ctx, const struct store_entry *entry, struct err *err);
 	/* First of all, if there ever was one; the last. May be NULL. */
 	void (*pledge)(void *ctx, uint64_t term);
+	/* Of `lines` alone. 1 ends the reading, well. */
+	int (*line)(void *ctx, const struct store_line *line, struct err *err);
 };
 
 struct store;
@@ -65,7 +75,14 @@ struct store_ops {
 	void (*install)(struct store *store, const struct store_snapshot *snapshot, const char *uuid, bool keep_log);
 	/* Queues: remember this number, a term that this node has taken part in, in place of the one before. */
 	void (*pledge)(struct store *store, uint64_t term);
-	/* Blocking and read-only, for the audit trail: entries from index on, at most count. Also those under a snapshot. */
+	/* Queues one line of the audit trail; number 0 replaces all that was there for this index. It is part of the next
+	 * transaction and so never behind a snapshot that is installed after it. Not an entry's part: neither truncate nor
+	 * install takes it away, only age does (the store's own bound). */
+	void (*note)(struct store *store, const struct store_line *line);
+	/* Blocking and read-only: the audit trail backwards, the newest line below this index first. What was not flushed
+	 * yet is not there. */
+	int (*lines)(struct store *store, uint64_t below_index, const struct store_reader *reader, struct err *err);
+	/* Blocking and read-only: entries from index on, at most count. Also those under a snapshot. */
 	int (*read)(struct store *store, uint64_t from_index, uint32_t count, const struct store_reader *reader,
 		struct err *err);
 };

@@ -40,6 +40,9 @@ void checks_false_death(struct sim *sim, uint32_t node);
 void checks_failover_begin(struct sim *sim, uint32_t lost);
 bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size);
 
+/* At the end: its history is what was said when it happened, all of it. */
+void check_trail(struct sim *sim, struct sim_node *node);
+
 /* check_end.c: NULL when the cluster is at rest and well, else what is not. Valid until the next call. */
 const char *check_end(struct sim *sim);
 void check_end_states(struct sim *sim);

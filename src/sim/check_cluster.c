@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * I8: every change has a reason, in the VM and in the history. And a task that says "done" has done it, in the world. */
+ * I8: every change has a reason, in the VM and in the history, which is the same everywhere
+ * and as long as the cluster is old. And a task that says "done" has done it, in the world. */
 #include "sim/check_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/hash.h"
 
 void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t number)
 {
@@ -24,16 +29,62 @@ void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t number)
 		sim_violation(sim, "n%u: %s is online and nobody owns it", node->id, vm->def.name);
 }
 
+static void line_add(struct checks *checks, const struct engine_history *line)
+{
+	if (checks->line_count == checks->line_capacity) {
+		checks->line_capacity = checks->line_capacity ? 2 * checks->line_capacity : 256;
+		checks->lines = realloc(checks->lines, checks->line_capacity * sizeof(*checks->lines));
+		assert(checks->lines);
+	}
+	checks->lines[checks->line_count++] =
+		(struct check_line){.index = line->index, .hash = hash64(line->text, strlen(line->text), 1)};
+}
+
+struct trail_check {
+	const struct checks *checks;
+	uint32_t left; /* lines that are still to come */
+	uint64_t wrong; /* index; 0: none */
+};
+
+static bool on_trail(void *ctx, const struct engine_history *line)
+{
+	struct trail_check *check = ctx;
+	const struct check_line *said = check->left ? &check->checks->lines[check->left - 1] : NULL;
+
+	if (!said || said->index != line->index || said->hash != hash64(line->text, strlen(line->text), 1)) {
+		check->wrong = line->index;
+		return false;
+	}
+	check->left--;
+	return true;
+}
+
+void check_trail(struct sim *sim, struct sim_node *node)
+{
+	struct trail_check check = {.checks = sim->checks, .left = sim->checks->line_count};
+	struct err err;
+
+	if (engine_history_back(node->engine, UINT64_MAX, on_trail, &check, &err) < 0)
+		sim_violation(sim, "n%u's history cannot be read: %s", node->id, err.text);
+	else if (check.wrong)
+		sim_violation(sim, "I8: n%u's history says of %" PRIu64 " what nobody said then", node->id, check.wrong);
+	else if (check.left)
+		sim_violation(sim, "I8: n%u's history lacks what was said of %" PRIu64, node->id,
+			sim->checks->lines[check.left - 1].index);
+}
+
 void checks_history(struct sim *sim, struct sim_node *node, const struct engine_history *line)
 {
 	if (!line->text[0])
 		sim_violation(sim, "I8: n%u: a line of history (%s, index %" PRIu64 ") says nothing", node->id,
 			event_kind_name((int)line->kind), line->index);
+	uint64_t teller = (uint64_t)node->id << 32 | node->incarnations;
 	if (line->index < sim->checks->history_index ||
-		(line->index == sim->checks->history_index && sim->checks->history_node != node->id))
+		(line->index == sim->checks->history_index && sim->checks->history_teller != teller))
 		return;
+	line_add(sim->checks, line);
 	sim->checks->history_index = line->index;
-	sim->checks->history_node = node->id;
+	sim->checks->history_teller = teller;
 	sim_trace(sim, "%" PRIu64 ": %s", line->index, line->text);
 }
 

@@ -154,4 +154,6 @@ void check_end_states(struct sim *sim)
 	for (uint32_t id = 2; id <= sim->config.node_count; id++)
 		if (!schema_equal(&cluster_schema, cluster, engine_cluster(sim->nodes[id].engine)))
 			sim_violation(sim, "I5: n1's and n%u's clusters differ at the end", id);
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		check_trail(sim, &sim->nodes[id]);
 }

@@ -48,6 +48,11 @@ struct check_point {
 	uint32_t node;	     /* that was there first */
 };
 
+struct check_line {
+	uint64_t index;
+	uint64_t hash; /* of the text */
+};
+
 struct checks {
 	struct check_vm vms[SIM_VMS_MAX];
 	uint32_t vm_count;
@@ -56,8 +61,10 @@ struct checks {
 	struct check_point *points; /* by index */
 	uint64_t point_capacity;
 	uint64_t history_index; /* of the newest line that was traced, and whose line it was */
-	uint32_t history_node;
 	uint64_t forced; /* nodes that an administrator had fenced in spite of the limit */
+	uint64_t history_teller; /* node and start of its daemon */
+	struct check_line *lines; /* all of them, as who was first has said them */
+	uint32_t line_count, line_capacity;
 	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
 	uint8_t *encoded;
 	size_t encoded_capacity;

@@ -164,6 +164,7 @@ void checks_free(struct checks *checks)
 		free(checks->vms[i].defs);
 	free(checks->acks);
 	free(checks->points);
+	free(checks->lines);
 	free(checks->encoded);
 	free(checks);
 }

@@ -169,6 +169,17 @@ static void store_install(struct store *store, const struct store_snapshot *snap
 		MACHINE(store, store)->stored = snapshot->index;
 }
 
+static void store_note(struct store *store, const struct store_line *line)
+{
+	(void)store, (void)line;
+}
+
+static int store_lines(struct store *store, uint64_t below, const struct store_reader *reader, struct err *err)
+{
+	(void)store, (void)below, (void)reader, (void)err;
+	return 0;
+}
+
 /* Hypervisor. */
 
 static struct guest *guest_of(struct machine *m, const char *uuid)
@@ -410,6 +421,8 @@ static const struct store_ops store_ops = {
 	.truncate = store_truncate,
 	.install = store_install,
 	.pledge = store_pledge,
+	.note = store_note,
+	.lines = store_lines,
 };
 static const struct hypervisor_ops hv_ops = {
 	.inspect = hv_inspect,

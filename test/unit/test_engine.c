@@ -164,6 +164,17 @@ static void store_install(struct store *store, const struct store_snapshot *snap
 		FROM(store, store)->stored = snapshot->index;
 }
 
+static void store_note(struct store *store, const struct store_line *line)
+{
+	(void)store, (void)line;
+}
+
+static int store_lines(struct store *store, uint64_t below, const struct store_reader *reader, struct err *err)
+{
+	(void)store, (void)below, (void)reader, (void)err;
+	return 0;
+}
+
 static void hv_tell(struct machine *m, enum hv_event_kind kind, uint64_t epoch, uint64_t task)
 {
 	struct hv_callbacks callbacks = engine_hypervisor_callbacks(m->engine);
@@ -264,7 +275,7 @@ static const struct loop_ops loop_ops = {.now_ms = now_ms, .wall_ms = wall_ms, .
 static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join};
 static const struct store_ops store_ops = {
 	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install,
-	.pledge = store_pledge};
+	.pledge = store_pledge, .note = store_note, .lines = store_lines};
 static const struct hypervisor_ops hv_ops = {.inspect = hv_inspect, .each = hv_each, .facts = hv_facts, .start = hv_start,
 	.standby = hv_standby, .copy = hv_copy, .load = hv_load, .run = hv_run, .shutdown = hv_shutdown, .kill = hv_kill,
 	.purge = hv_purge};

@@ -22,6 +22,17 @@ static int teardown(void **state)
 	return 0;
 }
 
+static void sql(struct world *world, const char *text)
+{
+	char path[100];
+	sqlite3 *sqlite;
+	snprintf(path, sizeof(path), "%s/store.db", world->dir);
+	assert_int_equal(sqlite3_open(path, &sqlite), SQLITE_OK);
+	if (sqlite3_exec(sqlite, text, NULL, NULL, NULL) != SQLITE_OK)
+		fail_msg("%s", sqlite3_errmsg(sqlite));
+	sqlite3_close(sqlite);
+}
+
 static uint64_t read_from(struct world *world, uint64_t from, uint32_t count)
 {
 	struct store_reader reader = world_reader(world);
@@ -92,6 +103,99 @@ static void flushes_in_a_row_become_few_transactions(void **state)
 	}
 	world_must_flush(world, 1000);
 	assert_in_range(world->durables, 1, 900);
+}
+
+struct trail {
+	int count;
+	uint64_t newest, oldest;
+	uint64_t stop_at;
+};
+
+static int on_line(void *ctx, const struct store_line *line, struct err *err)
+{
+	struct trail *trail = ctx;
+
+	(void)err;
+	assert_int_equal(line->size, 8);
+	assert_memory_equal(line->bytes, &line->index, 8);
+	if (!trail->count++)
+		trail->newest = 10 * line->index + line->number;
+	else
+		assert_true(10 * line->index + line->number < trail->oldest);
+	trail->oldest = 10 * line->index + line->number;
+	return line->index == trail->stop_at;
+}
+
+static struct trail read_trail(struct world *world, uint64_t below, uint64_t stop_at)
+{
+	struct trail trail = {.stop_at = stop_at};
+	struct store_reader reader = {.ctx = &trail, .line = on_line};
+	struct err err = {0};
+	if (world->store->ops->lines(world->store, below, &reader, &err) < 0)
+		fail_msg("%s", err.text);
+	return trail;
+}
+
+static void note(struct world *world, uint64_t index, uint32_t number)
+{
+	struct store_line line = {.index = index, .number = number, .bytes = (const uint8_t *)&index, .size = 8};
+	world->store->ops->note(world->store, &line);
+}
+
+/* The audit trail outlives what the log is cut down to, restarts, and another member's history that is taken over. */
+static void the_trail_outlives_the_log(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	world_append(world, 1, 9, 1);
+	for (uint64_t i = 1; i <= 8; i++)
+		for (uint32_t number = 0; number < 3; number++)
+			note(world, i, number);
+	note(world, 5, 0); /* said again, and with fewer words */
+	world_install(world, 9, 1, 100, false);
+	world_must_flush(world, 9);
+	note(world, 9, 0); /* never flushed */
+	world_close(world);
+	world_must_open(world);
+	struct trail trail = read_trail(world, UINT64_MAX, 0);
+	assert_int_equal(trail.count, 22);
+	assert_int_equal(trail.newest, 82);
+	assert_int_equal(trail.oldest, 10);
+	trail = read_trail(world, 6, 5);
+	assert_int_equal(trail.count, 1);
+	assert_int_equal(trail.newest, 50);
+}
+
+static void the_trail_is_bounded(void **state)
+{
+	struct world *world = *state;
+	world->config.keep_lines = 100;
+	world_must_open(world);
+	for (uint64_t i = 1; i <= 3000; i++)
+		note(world, i, 0);
+	world_append(world, 1, 1, 1);
+	world_must_flush(world, 1);
+	struct trail trail = read_trail(world, UINT64_MAX, 0);
+	assert_int_equal(trail.newest, 30000);
+	assert_in_range(trail.count, 100, 100 + 1024);
+}
+
+static void a_damaged_line_is_found(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	note(world, 1, 0);
+	world_append(world, 1, 1, 1);
+	world_must_flush(world, 1);
+	world_close(world);
+	sql(world, "UPDATE trail SET bytes = x'0000000000000007'");
+	world_must_open(world);
+	struct trail trail = {0};
+	struct store_reader reader = {.ctx = &trail, .line = on_line};
+	struct err err = {0};
+	assert_int_equal(world->store->ops->lines(world->store, UINT64_MAX, &reader, &err), -1);
+	assert_int_equal(err.code, ERR_CORRUPT);
+	assert_int_equal(trail.count, 0);
 }
 
 static void the_log_under_a_snapshot_stays_readable(void **state)
@@ -255,17 +359,6 @@ static void a_new_store_remembers_its_cluster(void **state)
 	assert_string_equal(world->uuid, UUID_B);
 }
 
-static void sql(struct world *world, const char *text)
-{
-	char path[100];
-	sqlite3 *sqlite;
-	snprintf(path, sizeof(path), "%s/store.db", world->dir);
-	assert_int_equal(sqlite3_open(path, &sqlite), SQLITE_OK);
-	if (sqlite3_exec(sqlite, text, NULL, NULL, NULL) != SQLITE_OK)
-		fail_msg("%s", sqlite3_errmsg(sqlite));
-	sqlite3_close(sqlite);
-}
-
 /* What version 1 made: no hashes. Its content stays, and is guarded from then on. */
 static void an_older_schema_is_upgraded(void **state)
 {
@@ -345,6 +438,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(what_was_durable_is_loaded),
 		TEST(a_pledge_is_remembered),
+		TEST(the_trail_outlives_the_log),
+		TEST(the_trail_is_bounded),
+		TEST(a_damaged_line_is_found),
 		TEST(a_flush_of_nothing_is_answered),
 		TEST(flushes_in_a_row_become_few_transactions),
 		TEST(the_log_under_a_snapshot_stays_readable),

@@ -13,10 +13,10 @@ struct record {
 };
 
 /* What one transaction does, in order. */
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_NOTE };
 struct op {
 	enum op_kind kind;
-	struct record record; /* of TRUNCATE: only the index; of PLEDGE: only the term */
+	struct record record; /* of TRUNCATE: only the index; of PLEDGE: only the term; of NOTE: term is the line's number */
 	char uuid[UUID_BYTES];
 	bool keep_log;
 	struct op *next;
@@ -36,6 +36,8 @@ struct disk {
 	struct record snapshot; /* bytes NULL: none */
 	struct record *entries; /* contiguous, unless the disk lied; those at or below the snapshot are history */
 	uint32_t count, capacity;
+	struct record *lines; /* of the audit trail, by index and number (term) */
+	uint32_t line_count, line_capacity;
 	struct store_fake *store; /* the daemon that has it open */
 };
 
@@ -114,6 +116,8 @@ void disk_wipe(struct disk *disk)
 	disk_cut(disk, 0);
 	/* A lying disk may have left entries out of order behind; there are none below 1. */
 	assert(!disk->count);
+	while (disk->line_count)
+		record_free(&disk->lines[--disk->line_count]);
 	record_free(&disk->snapshot);
 	memset(disk->uuid, 0, sizeof(disk->uuid));
 	disk->pledge = 0;
@@ -127,6 +131,7 @@ void disk_free(struct disk *disk)
 	assert(!disk->store);
 	disk_wipe(disk);
 	free(disk->entries);
+	free(disk->lines);
 	free(disk);
 }
 
@@ -180,6 +185,29 @@ static void disk_install(struct disk *disk, struct op *op)
 	memcpy(disk->uuid, op->uuid, sizeof(disk->uuid));
 }
 
+/* Lines come in the order of their index, but for those that are written again after a restart. */
+static void disk_note(struct disk *disk, struct record *line)
+{
+	uint32_t at = disk->line_count;
+
+	while (at && (disk->lines[at - 1].index > line->index ||
+			     (disk->lines[at - 1].index == line->index && disk->lines[at - 1].term >= line->term)))
+		at--;
+	uint32_t end = at; /* those that it replaces: itself; with number 0 all of its index */
+	while (end < disk->line_count && disk->lines[end].index == line->index &&
+		(!line->term || disk->lines[end].term == line->term))
+		record_free(&disk->lines[end++]);
+	if (disk->line_count == disk->line_capacity) {
+		disk->line_capacity = disk->line_capacity ? 2 * disk->line_capacity : 64;
+		disk->lines = realloc(disk->lines, disk->line_capacity * sizeof(*disk->lines));
+		assert(disk->lines);
+	}
+	memmove(&disk->lines[at + 1], &disk->lines[end], (disk->line_count - end) * sizeof(*disk->lines));
+	disk->line_count = disk->line_count - (end - at) + 1;
+	disk->lines[at] = *line;
+	*line = (struct record){0};
+}
+
 static void disk_apply(struct disk *disk, struct ops *ops)
 {
 	for (struct op *op = ops->first; op; op = op->next) {
@@ -195,6 +223,9 @@ static void disk_apply(struct disk *disk, struct ops *ops)
 			break;
 		case OP_PLEDGE:
 			disk->pledge = op->record.term;
+			break;
+		case OP_NOTE:
+			disk_note(disk, &op->record);
 			break;
 		}
 	}
@@ -411,6 +442,29 @@ static int fake_read(struct store *store, uint64_t from_index, uint32_t count, c
 	return 0;
 }
 
+static void fake_note(struct store *store, const struct store_line *line)
+{
+	struct store_fake *fake = (struct store_fake *)store;
+
+	ops_push(&fake->queued,
+		(struct op){.kind = OP_NOTE, .record = record_of(line->index, line->number, line->bytes, line->size)});
+}
+
+static int fake_lines(struct store *store, uint64_t below, const struct store_reader *reader, struct err *err)
+{
+	const struct disk *disk = ((struct store_fake *)store)->disk;
+
+	for (uint32_t i = disk->line_count; i > 0; i--) {
+		const struct record *r = &disk->lines[i - 1];
+		struct store_line line = {
+			.index = r->index, .number = (uint32_t)r->term, .bytes = r->bytes, .size = r->size};
+		int more = r->index < below ? reader->line(reader->ctx, &line, err) : 0;
+		if (more)
+			return more < 0 ? -1 : 0;
+	}
+	return 0;
+}
+
 static const struct store_ops store_ops = {
 	.load = fake_load,
 	.append = fake_append,
@@ -419,6 +473,8 @@ static const struct store_ops store_ops = {
 	.install = fake_install,
 	.pledge = fake_pledge,
 	.read = fake_read,
+	.note = fake_note,
+	.lines = fake_lines,
 };
 
 struct store_fake *store_fake_new(struct disk *disk, struct loop_fake *loop, const struct store_callbacks *callbacks)

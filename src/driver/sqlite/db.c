@@ -39,6 +39,11 @@ uint64_t db_pledge_hash(uint64_t term)
 	return hash_of(4, 0, term, NULL, 0);
 }
 
+uint64_t db_line_hash(uint64_t index, uint32_t number, const void *bytes, size_t size)
+{
+	return hash_of(5, index, number, bytes, size);
+}
+
 static enum err_code code_of(int code, int system_errno)
 {
 	switch (code & 0xff) {
@@ -142,6 +147,10 @@ static int prepare_all(struct db *db, struct err *err)
 		{"DELETE FROM entry WHERE idx <= ? RETURNING length(bytes)", &db->forget},
 		{"INSERT OR REPLACE INTO cluster (id, uuid, hash) VALUES (1, ?, ?)", &db->name},
 		{"INSERT OR REPLACE INTO pledge (id, term, hash) VALUES (1, ?, ?)", &db->pledge},
+		{"INSERT OR REPLACE INTO trail (idx, n, bytes, hash) VALUES (?, ?, ?, ?)", &db->note},
+		{"DELETE FROM trail WHERE idx = ?", &db->note_clear},
+		{"DELETE FROM trail WHERE idx < (SELECT idx FROM trail ORDER BY idx DESC, n DESC LIMIT 1 OFFSET ?)",
+			&db->note_forget},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
@@ -209,6 +218,9 @@ void db_close(struct db *db)
 	sqlite3_finalize(db->forget);
 	sqlite3_finalize(db->name);
 	sqlite3_finalize(db->pledge);
+	sqlite3_finalize(db->note);
+	sqlite3_finalize(db->note_clear);
+	sqlite3_finalize(db->note_forget);
 	sqlite3_close(db->sqlite);
 	if (db->mark_fd >= 0)
 		close(db->mark_fd);

@@ -10,7 +10,7 @@
 
 #include <sqlite3.h>
 
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_NOTE };
 
 struct op {
 	struct op *next;
@@ -19,6 +19,7 @@ struct op {
 	char uuid[UUID_BYTES];
 	uint64_t index;
 	uint64_t term;
+	uint32_t number; /* of a NOTE */
 	size_t size;
 	uint8_t bytes[];
 };
@@ -32,10 +33,15 @@ struct db {
 	sqlite3_stmt *forget;
 	sqlite3_stmt *name;
 	sqlite3_stmt *pledge;
+	sqlite3_stmt *note;
+	sqlite3_stmt *note_clear;
+	sqlite3_stmt *note_forget;
 	int mark_fd;
 	struct mark mark; /* as found at the start, then as written last */
 	uint32_t keep_entries;
 	uint64_t keep_bytes;
+	uint32_t keep_lines;
+	uint32_t lines_added; /* since the oldest were forgotten last */
 	uint64_t first; /* index of the oldest entry; 0: none */
 	uint64_t last;	/* of the log or the snapshot */
 	uint64_t last_hash;
@@ -63,6 +69,9 @@ int db_open_reader(const char *path, const char *vfs, sqlite3 **reader, struct e
 int db_read(sqlite3 *sqlite, const char *path, uint64_t from, uint32_t count, const struct store_reader *reader,
 	struct err *err);
 
+int db_read_lines(
+	sqlite3 *sqlite, const char *path, uint64_t below, const struct store_reader *reader, struct err *err);
+
 /* schema.c. Check: refuses a newer version and foreign files; *version 0 is a new file. Upgrade: brings an older or new
  * one to the version of this program, in one transaction. */
 int schema_check(sqlite3 *sqlite, const char *path, int64_t *version, struct err *err);
@@ -73,6 +82,7 @@ uint64_t db_entry_hash(uint64_t index, uint64_t term, const void *bytes, size_t 
 uint64_t db_snapshot_hash(uint64_t index, uint64_t term, const void *bytes, size_t size);
 uint64_t db_uuid_hash(const char *uuid);
 uint64_t db_pledge_hash(uint64_t term);
+uint64_t db_line_hash(uint64_t index, uint32_t number, const void *bytes, size_t size);
 int db_fail(sqlite3 *sqlite, const char *path, const char *what, struct err *err);
 int db_exec(sqlite3 *sqlite, const char *path, const char *sql, struct err *err);
 int db_prepare(sqlite3 *sqlite, const char *path, const char *sql, sqlite3_stmt **statement, struct err *err);

@@ -213,3 +213,27 @@ int db_read(sqlite3 *sqlite, const char *path, uint64_t from, uint32_t count, co
 	}
 	return rc == SQLITE_DONE ? 0 : db_fail(sqlite, path, "read", err);
 }
+
+int db_read_lines(
+	sqlite3 *sqlite, const char *path, uint64_t below, const struct store_reader *reader, struct err *err)
+{
+	CLEANUP_STATEMENT sqlite3_stmt *statement = NULL;
+	int rc;
+
+	if (db_prepare(sqlite, path,
+		    "SELECT idx, n, bytes, hash FROM trail WHERE idx < ? ORDER BY idx DESC, n DESC", &statement, err) < 0)
+		return -1;
+	sqlite3_bind_int64(statement, 1, below > INT64_MAX ? INT64_MAX : (int64_t)below);
+	while ((rc = sqlite3_step(statement)) == SQLITE_ROW) {
+		struct row row = row_of(statement);
+		struct store_line line = {
+			.index = row.index, .number = (uint32_t)row.term, .bytes = row.bytes, .size = row.size};
+		if (row.hash != db_line_hash(line.index, line.number, line.bytes, line.size))
+			return err_set(err, ERR_CORRUPT, "%s: line %u of entry %llu: its checksum does not hold", path,
+				line.number, (unsigned long long)line.index);
+		int more = reader->line(reader->ctx, &line, err);
+		if (more)
+			return more < 0 ? -1 : 0;
+	}
+	return rc == SQLITE_DONE ? 0 : db_fail(sqlite, path, "read the trail", err);
+}

@@ -3,7 +3,10 @@
 
 #include <assert.h>
 
-enum { FORGET_AT_ONCE = 256 }; /* entries */
+enum {
+	FORGET_AT_ONCE = 256, /* entries */
+	LINES_BETWEEN = 1024, /* lines of the trail that are added before the oldest are looked for */
+};
 
 /* Steps a statement to its end and makes it ready for the next use. */
 static int finish(struct db *db, sqlite3_stmt *statement, const char *what, struct err *err)
@@ -123,6 +126,26 @@ static int apply_pledge(struct db *db, const struct op *op, bool *shortens, stru
 	return finish(db, db->pledge, "pledge", err);
 }
 
+static int apply_note(struct db *db, const struct op *op, struct err *err)
+{
+	if (!op->number) {
+		sqlite3_bind_int64(db->note_clear, 1, (int64_t)op->index);
+		if (finish(db, db->note_clear, "trail", err) < 0)
+			return -1;
+	}
+	sqlite3_bind_int64(db->note, 1, (int64_t)op->index);
+	sqlite3_bind_int64(db->note, 2, op->number);
+	sqlite3_bind_blob64(db->note, 3, op->bytes, op->size, SQLITE_STATIC);
+	sqlite3_bind_int64(db->note, 4, (int64_t)db_line_hash(op->index, op->number, op->bytes, op->size));
+	if (finish(db, db->note, "trail", err) < 0)
+		return -1;
+	if (++db->lines_added < LINES_BETWEEN)
+		return 0;
+	db->lines_added = 0;
+	sqlite3_bind_int64(db->note_forget, 1, db->keep_lines);
+	return finish(db, db->note_forget, "trail", err);
+}
+
 static int apply_all(struct db *db, const struct op *first, bool *shortens, struct err *err)
 {
 	for (const struct op *op = first; op; op = op->next) {
@@ -143,6 +166,10 @@ static int apply_all(struct db *db, const struct op *first, bool *shortens, stru
 			break;
 		case OP_PLEDGE:
 			if (apply_pledge(db, op, shortens, err) < 0)
+				return -1;
+			break;
+		case OP_NOTE:
+			if (apply_note(db, op, err) < 0)
 				return -1;
 			break;
 		}

@@ -77,8 +77,16 @@ static int step_pledge(sqlite3 *sqlite, const char *path, struct err *err)
 		err);
 }
 
+static int step_trail(sqlite3 *sqlite, const char *path, struct err *err)
+{
+	return db_exec(sqlite, path,
+		"CREATE TABLE trail (idx INTEGER NOT NULL, n INTEGER NOT NULL, bytes BLOB NOT NULL,"
+		" hash INTEGER NOT NULL, PRIMARY KEY (idx, n)) STRICT, WITHOUT ROWID;",
+		err);
+}
+
 /* steps[v] goes from version v to v + 1. */
-static step_fn *const steps[] = {step_tables, step_hashes, step_pledge};
+static step_fn *const steps[] = {step_tables, step_hashes, step_pledge, step_trail};
 enum { SCHEMA_VERSION = ARRAY_SIZE(steps) };
 
 static int upgrade_from(sqlite3 *sqlite, const char *path, int64_t version, struct err *err)

@@ -330,6 +330,18 @@ static void store_pledge(struct store *port, uint64_t term)
 		list_push(&store->open, op_new(OP_PLEDGE, 0, term, NULL, 0));
 }
 
+static void store_note(struct store *port, const struct store_line *line)
+{
+	struct store_sqlite *store = of(port);
+
+	assert(store->loaded);
+	if (store->has_failed)
+		return;
+	struct op *op = op_new(OP_NOTE, line->index, 0, line->bytes, line->size);
+	op->number = line->number;
+	list_push(&store->open, op);
+}
+
 static void promise(struct store_sqlite *store, uint64_t flush)
 {
 	if (store->promise_count == store->promise_room) {
@@ -402,13 +414,26 @@ static int store_load(struct store *port, const struct store_reader *reader, cha
 	return start(store, err);
 }
 
+static int open_reader(struct store_sqlite *store, struct err *err)
+{
+	const char *vfs = store->vfs[0] ? store->vfs : NULL;
+
+	return store->reader ? 0 : db_open_reader(store->db.path, vfs, &store->reader, err);
+}
+
+static int store_lines(struct store *port, uint64_t below, const struct store_reader *reader, struct err *err)
+{
+	struct store_sqlite *store = of(port);
+
+	return open_reader(store, err) < 0 ? -1 : db_read_lines(store->reader, store->db.path, below, reader, err);
+}
+
 static int store_read(
 	struct store *port, uint64_t from_index, uint32_t count, const struct store_reader *reader, struct err *err)
 {
 	struct store_sqlite *store = of(port);
-	const char *vfs = store->vfs[0] ? store->vfs : NULL;
 
-	if (!store->reader && db_open_reader(store->db.path, vfs, &store->reader, err) < 0)
+	if (open_reader(store, err) < 0)
 		return -1;
 	return db_read(store->reader, store->db.path, from_index, count, reader, err);
 }
@@ -420,6 +445,8 @@ static const struct store_ops ops = {
 	.truncate = store_truncate,
 	.install = store_install,
 	.pledge = store_pledge,
+	.note = store_note,
+	.lines = store_lines,
 	.read = store_read,
 };
 
@@ -455,6 +482,7 @@ struct store *store_sqlite_open(const struct store_sqlite_config *config, struct
 	store->ready.end = &store->ready.first;
 	store->db.keep_entries = config->keep_entries ? config->keep_entries : STORE_KEEP_ENTRIES;
 	store->db.keep_bytes = config->keep_bytes ? config->keep_bytes : STORE_KEEP_BYTES;
+	store->db.keep_lines = config->keep_lines ? config->keep_lines : STORE_KEEP_LINES;
 	pthread_mutex_init(&store->lock, NULL);
 	wake_init(&store->wake);
 	snprintf(store->vfs, sizeof(store->vfs), "%s", config->vfs ? config->vfs : "");

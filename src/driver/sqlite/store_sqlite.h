@@ -17,6 +17,7 @@
 enum {
 	STORE_KEEP_ENTRIES = 100 * 1000,
 	STORE_KEEP_BYTES = 64 << 20,
+	STORE_KEEP_LINES = 50 * 1000, /* of the audit trail: some 10 MiB; the oldest go, 1,024 at a time */
 	STORE_QUEUE_BYTES = 512 << 20, /* waiting for the disk; more is a disk that has failed */
 };
 
@@ -27,6 +28,7 @@ struct store_sqlite_config {
 	const char *uuid;
 	uint32_t keep_entries; /* under the snapshot; 0: STORE_KEEP_ENTRIES */
 	uint64_t keep_bytes;   /* 0: STORE_KEEP_BYTES */
+	uint32_t keep_lines;   /* of the audit trail; 0: STORE_KEEP_LINES */
 	const char *vfs;       /* NULL: the system's; for tests */
 };
 
