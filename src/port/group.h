@@ -44,6 +44,9 @@ struct group_ops {
 	/* Leaves the process group (a member whose disk does not answer); join comes back. */
 	void (*leave)(struct group *group);
 	void (*join)(struct group *group);
+	/* An administrator's last resort: let the nodes that this one sees be a quorum from now on. What came of it is a
+	 * view, or none. Never blocks. */
+	void (*force)(struct group *group);
 };
 
 struct group {
@@ -59,6 +62,10 @@ static inline int group_send(struct group *group, const uint8_t *bytes, size_t s
 static inline void group_leave(struct group *group)
 {
 	group->ops->leave(group);
+}
+static inline void group_force(struct group *group)
+{
+	group->ops->force(group);
 }
 static inline void group_join(struct group *group)
 {

@@ -182,7 +182,18 @@ static void corosync_join(struct group *group)
 	next_generation(cs);
 }
 
-static const struct group_ops ops = {.send = corosync_send, .leave = corosync_leave, .join = corosync_join};
+static void corosync_force(struct group *group)
+{
+	struct corosync *cs = of(group);
+
+	pthread_mutex_lock(&cs->shared.lock);
+	cs->shared.force = true;
+	pthread_mutex_unlock(&cs->shared.lock);
+	eventfd_write(cs->shared.wake_fd, 1);
+}
+
+static const struct group_ops ops = {
+	.send = corosync_send, .leave = corosync_leave, .join = corosync_join, .force = corosync_force};
 
 static int start(struct corosync *cs, struct err *err)
 {
