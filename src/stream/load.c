@@ -117,6 +117,7 @@ static void post_filled(struct load *load)
 	struct load_figures *figures = &load->figures;
 	json_t *members = json_object();
 	json_t *object = json_object();
+	struct hot hot;
 
 	figures->filled_ns = clock_real_ns();
 	figures->used_bytes = load->state.manifest.used_bytes;
@@ -132,6 +133,8 @@ static void post_filled(struct load *load)
 	STREAM_LOAD_FIGURES(FIGURE)
 #undef FIGURE
 	json_object_set_new(members, "figures", object);
+	page_server_hot(load->server, &hot);
+	json_object_set_new(members, "hot", hot_to_json(&hot));
 	control_post(load->control, "filled", members, CONTROL_DONE);
 }
 

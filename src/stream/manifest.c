@@ -69,6 +69,8 @@ static json_t *state_object(const struct manifest *manifest)
 	json_object_set_new(state, #name, json_string(text));
 	MANIFEST_SUMS(SUM)
 #undef SUM
+	if (manifest->hot.count)
+		json_object_set_new(state, "hot", hot_to_json(&manifest->hot));
 	return state;
 }
 
@@ -130,6 +132,8 @@ static int state_decode(const json_t *state, struct manifest *manifest, struct e
 		return corrupt(err, "no proper " #name);
 	MANIFEST_SUMS(SUM)
 #undef SUM
+	if (hot_from_json(json_object_get(state, "hot"), manifest->ram_bytes >> PAGE_BITS, &manifest->hot, err))
+		return -1;
 	return 0;
 }
 

@@ -4,12 +4,13 @@
  *	{"facts": {…}, "format": 1, "state": {…}, "sum": "16 hex digits"}	sum: XXH3 of the same object without
  *"sum", keys sorted, no white space
  *
+ * "hot" in "state" is the list of hot.h; a state may be without it, and who does not know it passes over it.
  * The sum finds torn and rotten files; numbers are checked against each other as well, since whoever can write the
  * directory can make the sum right. Nothing in it names a path or a program.
  * Must never: be believed before manifest_decode has accepted it. */
 #pragma once
 
-#include "base/json.h"
+#include "stream/hot.h"
 #include "stream/stream_parse.h"
 
 enum {
@@ -30,6 +31,7 @@ struct manifest {
 	uint64_t streamed_ns; /* CLOCK_REALTIME: when the guest stood still */
 	uint64_t repaired_pages;
 	bool compared; /* the memory was compared after the stop (TCG) */
+	struct hot hot;
 };
 
 /* The text, to be freed; NULL with *err set. facts is borrowed. */

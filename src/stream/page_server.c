@@ -2,6 +2,7 @@
 #include "stream/page_server.h"
 #include "stream/file.h"
 #include "stream/playout.h"
+#include "stream/push_order.h"
 #include "stream/return_path.h"
 #include "stream/sums.h"
 
@@ -50,13 +51,11 @@ struct page_server {
 	struct request requests[SERVER_REQUESTS_MAX]; /* a ring */
 	size_t request_first, request_count;
 
-	uint32_t *order; /* pages that are not zero, as they are pushed */
-	uint64_t order_count, order_at;
-	uint64_t focus_at, focus_end;
-	uint64_t first_asked_ns, last_asked_ns;
-	bool holding;
+	struct push_order order;
+	struct hot asked; /* requests of the first moments */
+	uint64_t head_ns; /* when what comes before the pages was on its way */
+	uint64_t loaded_ns, last_asked_ns;
 	uint64_t *sent;	       /* one bit a page of the main block */
-	uint64_t *claimed;     /* pushed or about to be: background fetches leave it out */
 	uint64_t left;	       /* not zero, not sent */
 	struct fetch *pushing; /* a READY background fetch that is partly sent */
 	uint32_t pushing_at;
@@ -110,10 +109,12 @@ static void part_add(struct page_server *server, uint32_t block, uint64_t index,
 
 static void main_page_add(struct page_server *server, uint64_t index, const uint8_t *page)
 {
-	part_add(server, server->state->image.main_block, index, page);
+	bool is_zero = !sum_of(server, index);
+
+	part_add(server, server->state->image.main_block, index, is_zero ? NULL : page);
 	bit_set(server->sent, index);
-	bit_set(server->claimed, index);
-	if (page) {
+	push_order_claim(&server->order, index);
+	if (!is_zero) {
 		server->left--;
 		server->counters.sent_pages++;
 	}
@@ -123,10 +124,7 @@ static void answer_add(struct page_server *server, uint64_t index, const uint8_t
 {
 	main_page_add(server, index, page);
 	server->part_asked_ns[server->part_asked++] = asked_ns;
-	server->focus_at = index + 1;
-	server->focus_end = index + 1 + SERVER_FOCUS_PAGES;
-	if (server->focus_end > server->state->pages)
-		server->focus_end = server->state->pages;
+	push_order_asked(&server->order, index);
 }
 
 /* Straight out of the page cache, in this thread: no other thread needs to be woken. RWF_NOWAIT never waits for a disk.
@@ -220,30 +218,30 @@ static void push_gather(struct page_server *server)
 	}
 }
 
-/* The next page to push: what lies behind the last requested one, then the order. */
-static bool yields_to_guest(const struct page_server *server)
+/* Until when the mass of the pages is held back; 0: it is not. */
+static uint64_t hold_until_ns(const struct page_server *server)
 {
-	uint64_t now = clock_mono_ns();
+	uint64_t limit = (server->loaded_ns ? server->loaded_ns : server->head_ns) + SERVER_HOLD_TOTAL_NS;
+	uint64_t until = limit;
 
-	return server->first_asked_ns && now - server->last_asked_ns < SERVER_HOLD_NS &&
-	       now - server->first_asked_ns < SERVER_HOLD_TOTAL_NS;
+	if (server->eager)
+		return 0;
+	if (server->loaded_ns) {
+		until = server->loaded_ns + SERVER_HOLD_LOADED_NS;
+		if (until < server->last_asked_ns + SERVER_HOLD_ASKED_NS)
+			until = server->last_asked_ns + SERVER_HOLD_ASKED_NS;
+	}
+	until = until < limit ? until : limit;
+	return until > clock_mono_ns() ? until : 0;
 }
 
 static bool push_next(struct page_server *server, uint64_t *index)
 {
-	while (server->focus_at < server->focus_end) {
-		*index = server->focus_at++;
-		if (sum_of(server, *index) && !bit_is_set(server->claimed, *index))
-			return true;
-	}
-	if (yields_to_guest(server))
-		return false;
-	while (server->order_at < server->order_count) {
-		*index = server->order[server->order_at++];
-		if (!bit_is_set(server->claimed, *index))
-			return true;
-	}
-	return false;
+	struct push_order *order = &server->order;
+
+	return push_order_next_hot(order, index) || push_order_next_neighbour(order, index) ||
+	       (server->loaded_ns && push_order_next_warm(order, index)) ||
+	       (!hold_until_ns(server) && push_order_next_far(order, index));
 }
 
 /* As page_at_hand, for the pages of a fetch; runs of neighbours are one read. */
@@ -279,7 +277,7 @@ static bool push_more(struct page_server *server)
 	if (!fetch)
 		return false;
 	while (fetch->count < pages && push_next(server, &index)) {
-		bit_set(server->claimed, index);
+		push_order_claim(&server->order, index);
 		fetch->index[fetch->count++] = index;
 	}
 	if (!fetch->count)
@@ -324,9 +322,9 @@ static int out_compose(struct page_server *server, struct err *err)
 		server->out_size = server->part.size;
 		return 0;
 	}
-	server->holding = yields_to_guest(server);
-	/* Not before the devices are loaded, however soon all pages are sent: they may still ask for a page of zeros, and
-	 * after the end of the stream nobody could answer (QEMU's page thread in turn waits for the devices then). */
+	/* Not before the devices are loaded, however soon all pages are sent: they may still ask for a page of zeros,
+	 * and after the end of the stream nobody could answer (QEMU's page thread in turn waits for the devices then).
+	 */
 	bool may_end = server->eager || server->counters.loaded;
 	return may_end && !server->left && !server->request_count && !server->urgent_waiting ? finish(server, err) : 0;
 }
@@ -336,8 +334,10 @@ static void out_done(struct page_server *server)
 	for (uint32_t i = 0; i < server->part_asked; i++)
 		latency_note(&server->counters.latency, (clock_mono_ns() - server->part_asked_ns[i]) / 1000);
 	server->part_asked = 0;
-	if (server->counters.phase == SERVER_SENDING)
+	if (server->counters.phase == SERVER_SENDING) {
+		server->head_ns = clock_mono_ns();
 		server->counters.phase = SERVER_FILLING;
+	}
 }
 
 static int hung_up(const struct page_server *server, struct err *err)
@@ -395,6 +395,13 @@ static int block_of(struct page_server *server, const char *name, uint32_t *bloc
 	return err_set(err, ERR_PROTOCOL, "QEMU asks for a page of a memory block that the state does not have");
 }
 
+/* A page of zeros that is wanted once the guest runs is mostly one that it has just begun to use: another next time. */
+static void request_note(struct page_server *server, uint64_t index)
+{
+	if (!server->loaded_ns || (sum_of(server, index) && clock_mono_ns() - server->loaded_ns < SERVER_NOTE_NS))
+		hot_note(&server->asked, index);
+}
+
 static int on_pages(void *ctx, const char *name, uint64_t start, uint32_t size, struct err *err)
 {
 	struct page_server *server = ctx;
@@ -413,10 +420,10 @@ static int on_pages(void *ctx, const char *name, uint64_t start, uint32_t size, 
 		server->requests[last] =
 			(struct request){.block = block, .index = at >> PAGE_BITS, .asked_ns = clock_mono_ns()};
 		server->counters.requests++;
-		server->last_asked_ns = clock_mono_ns();
-		if (!server->first_asked_ns)
-			server->first_asked_ns = server->last_asked_ns;
+		if (block == server->state->image.main_block)
+			request_note(server, at >> PAGE_BITS);
 	}
+	server->last_asked_ns = clock_mono_ns();
 	return 0;
 }
 
@@ -427,6 +434,7 @@ static int loaded(struct page_server *server, struct err *err)
 	/* From here on the guest may run, and no page can be given up. */
 	if (page_reader_be_patient(&server->reader, err))
 		return -1;
+	server->loaded_ns = clock_mono_ns();
 	server->counters.loaded = true;
 	server->events.loaded(server->events.ctx);
 	return 0;
@@ -489,41 +497,13 @@ static void on_stall(void *ctx, const char *why)
 	server->events.stalled(server->events.ctx, why);
 }
 
-/* Hottest first: by falling pass, and within one in ascending order, which suits both the disk and the guest. Eager: as
- * they lie, for the disk. A counting sort over the passes. */
-static int order_init(struct page_server *server, struct err *err)
-{
-	const struct state *state = server->state;
-	const uint8_t *sums = state->sums;
-	uint64_t used = state->manifest.used_bytes >> PAGE_BITS;
-	CLEANUP_FREE uint64_t *starts = calloc(SUMS_PASS_MAX + 2, sizeof(*starts));
-
-	static_assert(STREAM_BLOCK_BYTES_MAX >> PAGE_BITS <= UINT64_C(1) << 32, "page numbers fit 32 bits");
-	server->order = alloc_large((used ? used : 1) * sizeof(*server->order));
-	if (!starts || !server->order)
-		return err_errno(err, ENOMEM, "memory for the order of pages");
-	for (uint64_t page = 0; page < state->pages; page++)
-		if (sums_get(sums, page))
-			starts[server->eager ? 1 : SUMS_PASS_MAX - sums_get_pass(sums, state->pages, page) + 1]++;
-	for (size_t i = 1; i <= SUMS_PASS_MAX + 1; i++)
-		starts[i] += starts[i - 1];
-	for (uint64_t page = 0; page < state->pages; page++)
-		if (sums_get(sums, page))
-			server->order[starts[server->eager ? 0
-							   : SUMS_PASS_MAX - sums_get_pass(sums, state->pages,
-										     page)]++] = (uint32_t)page;
-	server->order_count = server->left = used;
-	return 0;
-}
-
 static int buffers_init(struct page_server *server, struct err *err)
 {
 	size_t words = (size_t)(server->state->pages / 64 + 1);
 
 	server->sent = calloc(words, sizeof(*server->sent));
-	server->claimed = calloc(words, sizeof(*server->claimed));
 	server->part.bytes = malloc(PLAYOUT_PART_BYTES(SERVER_PART_PAGES));
-	if (!server->sent || !server->claimed || !server->part.bytes)
+	if (!server->sent || !server->part.bytes)
 		return err_errno(err, ENOMEM, "memory for the page server");
 	server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (server->wake_fd < 0)
@@ -547,10 +527,14 @@ struct page_server *page_server_new(
 	*server = (struct page_server){
 		.state = state, .socket = socket, .eager = eager, .events = *events, .wake_fd = -1};
 	server->asked_block = state->image.main_block;
+	server->left = state->manifest.used_bytes >> PAGE_BITS;
 	/* What lies in the socket cannot be overtaken by a page that the guest waits for. */
 	if (!eager)
 		setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof(send_buffer));
-	if (order_init(server, err) || buffers_init(server, err) ||
+	bool full;
+	/* First of all the head: QEMU has work from its first bytes on. */
+	if (buffers_init(server, err) || out_send(server, &full, err) ||
+		push_order_init(&server->order, state, eager, server->wake_fd, err) ||
 		page_reader_init(&server->reader, state, server->wake_fd, on_stall, server, err)) {
 		page_server_free(server);
 		return NULL;
@@ -565,14 +549,23 @@ void page_server_free(struct page_server *server)
 		return;
 	if (server->have_reader)
 		page_reader_fini(&server->reader);
+	push_order_fini(&server->order);
 	cleanup_fd_(&server->wake_fd);
 	free(server->head);
 	free(server->end);
 	free(server->part.bytes);
-	free(server->order);
 	free(server->sent);
-	free(server->claimed);
 	free(server);
+}
+
+static int wait_ms(const struct page_server *server)
+{
+	uint64_t until = server->counters.phase == SERVER_FILLING ? hold_until_ns(server) : 0;
+	uint64_t now = clock_mono_ns();
+
+	if (!until || until >= now + WATCH_MS * UINT64_C(1000000))
+		return WATCH_MS;
+	return until > now ? (int)((until - now) / 1000000) + 1 : 0;
 }
 
 int page_server_run(struct page_server *server, struct err *err)
@@ -598,8 +591,7 @@ int page_server_run(struct page_server *server, struct err *err)
 			{.fd = server->socket, .events = (short)(POLLIN | (full ? POLLOUT : 0))},
 			{.fd = server->wake_fd, .events = POLLIN},
 		};
-		poll(fds, ARRAY_SIZE(fds), server->holding ? SERVER_HOLD_NS / 1000000 : WATCH_MS);
-		server->holding = false;
+		poll(fds, ARRAY_SIZE(fds), wait_ms(server));
 		if (fds[1].revents && read(server->wake_fd, &count, sizeof(count)) < 0)
 			continue;
 		uint64_t now = clock_mono_ns();
@@ -624,6 +616,12 @@ void page_server_stop(struct page_server *server)
 const struct server_counters *page_server_counters(const struct page_server *server)
 {
 	return &server->counters;
+}
+
+void page_server_hot(struct page_server *server, struct hot *hot)
+{
+	*hot = server->asked;
+	hot_join(hot, &server->state->manifest.hot, server->state->pages);
 }
 
 uint64_t page_server_retries(const struct page_server *server)

@@ -2,7 +2,7 @@
  * Plays a state towards a waiting QEMU over one socket, and answers its requests for pages.
  *
  *	post-copy	header, open return path, advise | ram's sections from `device` | discard of the whole main block
- *| packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest, hottest first | ram's end,
+ *| packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest by push_order | ram's end,
  *end of file | ... QEMU's final word
  *	eager		header, open return path | ram's sections from `device` | all pages | ram's end, the tail
  *
@@ -25,10 +25,13 @@
 enum {
 	SERVER_PART_PAGES = 32,
 	SERVER_SEND_BUFFER = 256 << 10,
-	SERVER_FOCUS_PAGES = 64, /* pushed next after a requested page */
 	SERVER_COLD_FETCHES = 32,
-	SERVER_HOLD_NS = 4000000,
+	/* While the devices are loaded, in the first moments after it, and for a moment after each request the guest's
+	 * steps hang on single pages: only pages that are likely to be next are pushed then. In all no longer than TOTAL. */
+	SERVER_HOLD_LOADED_NS = 100000000,
+	SERVER_HOLD_ASKED_NS = 4000000,
 	SERVER_HOLD_TOTAL_NS = 1000000000,
+	SERVER_NOTE_NS = 1000000000, /* how long after the load a page that is asked for is noted as hot */
 	SERVER_REQUESTS_MAX = 4096,
 	SERVER_PING = 0x57415441,
 };
@@ -71,4 +74,6 @@ int page_server_run(struct page_server *server, struct err *err);
 /* From any thread: page_server_run returns ERR_CANCELLED soon. */
 void page_server_stop(struct page_server *server);
 const struct server_counters *page_server_counters(const struct page_server *server);
+/* After page_server_run: what the next load should send first. */
+void page_server_hot(struct page_server *server, struct hot *hot);
 uint64_t page_server_retries(const struct page_server *server);

@@ -49,6 +49,7 @@
  *	used_bytes	number: memory in use as far as known; checked against the room that is free where it cannot be
  *			reserved (default: ram_bytes)
  *	repair		bool: fd 5 is the guest's memory; compare it with what was copied after the stream's end (TCG)
+ *	hot		array of page numbers: `filled` of the load before, if this guest was loaded; goes into the manifest
  *	early_sync	bool: also fdatasync while copying (default false: write-back is only begun early)
  * start of load:
  *	mode		"postcopy" | "eager", required
@@ -69,7 +70,8 @@
  *		`stalled`	a page cannot be read; "text" says why; reading is tried again: before `loaded` a few
  *				times (a wrong sum 0.4 s, other errors 9 s), then `failed`; after it for ever
  *		`resumed`	reading works again
- *		`filled`	QEMU has every page and said its final word: the state is not needed any more; "figures"
+ *		`filled`	QEMU has every page and said its final word: the state is not needed any more; "figures",
+ *				"hot" (page numbers: to be handed to the start of the next save)
  *	check	`checked`	as validated
  *	all	`failed`	"code" (struct err's), "text"; save: files are removed ("removed": true), QEMU sees a
  *broken pipe, the guest runs on. "after_loaded": true: the guest lacks pages, state must be kept save	`trimmed`

@@ -29,6 +29,7 @@ struct save_params {
 	uint64_t used_bytes;
 	bool repair;
 	bool early_sync;
+	struct hot hot;
 	json_t *facts;
 };
 
@@ -287,6 +288,7 @@ static int manifest_fill(const struct save *save, struct manifest *manifest, str
 		.streamed_ns = save->figures.streamed_ns,
 		.repaired_pages = save->figures.repaired_pages,
 		.compared = save->have_repair,
+		.hot = save->params.hot,
 	};
 	memcpy(manifest->block, save->parser.layout.blocks[save->main_block].name, sizeof(manifest->block));
 	manifest->used_bytes = used_pages(&save->writer.sums) * PAGE_BYTES;
@@ -431,6 +433,8 @@ static int params_read(struct save *save, const json_t *start, struct err *err)
 		return err_set(err, ERR_INVALID, "ram_bytes: a multiple of %d, not 0", PAGE_BYTES);
 	if (strlen(block) >= sizeof(params->block))
 		return err_set(err, ERR_INVALID, "block: too long");
+	if (hot_from_json(json_object_get(start, "hot"), params->ram_bytes >> PAGE_BITS, &params->hot, err))
+		return -1;
 	if (!json_is_object(facts))
 		return err_set(err, ERR_INVALID, "facts: an object");
 	CLEANUP_FREE char *text = json_dumps(facts, JSON_COMPACT);

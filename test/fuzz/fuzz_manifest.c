@@ -20,13 +20,16 @@ static void decode(const char *text, size_t size)
 		manifest.ram_bytes % PAGE_BYTES == 0);
 	assert(manifest.used_bytes <= manifest.ram_bytes);
 	assert(manifest.tail_at + manifest.devices_bytes < manifest.device_bytes);
+	for (uint32_t i = 0; i < manifest.hot.count; i++)
+		assert(manifest.hot.pages[i] < manifest.ram_bytes / PAGE_BYTES);
 	/* What was taken is written and taken again. */
 	size_t again_size;
 	CLEANUP_FREE char *again = manifest_encode(&manifest, facts, &again_size, &err);
 	CLEANUP_JSON json_t *facts_again = NULL;
 	struct manifest found;
 	assert(again && !manifest_decode(again, again_size, &found, &facts_again, &err));
-	assert(found.tail_at == manifest.tail_at && found.sums_sum == manifest.sums_sum);
+	assert(found.tail_at == manifest.tail_at && found.sums_sum == manifest.sums_sum &&
+		found.hot.count == manifest.hot.count);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)

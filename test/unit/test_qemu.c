@@ -10,6 +10,7 @@
 
 #include "driver/linux/loop_sd.h"
 #include "driver/qemu/argv.h"
+#include "driver/qemu/hot_list.h"
 #include "driver/qemu/media.h"
 #include "base/process.h"
 #include "driver/qemu/qmp.h"
@@ -599,6 +600,28 @@ static bool exists(int dir, const char *name)
 	return !faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW);
 }
 
+/* From the end of one load to the next save of the same QEMU; garbage is as good as nothing. */
+static void hot_pages_are_kept_for_the_next_save(void **state)
+{
+	char dir[] = "/tmp/watari-hot-XXXXXX";
+	CLEANUP_JSON json_t *list = json_pack("[i, i]", 7, 3), *none = json_object();
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	CLEANUP_FD int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_null(hot_list_get(fd));
+	hot_list_keep(fd, none);
+	assert_null(hot_list_get(fd));
+	hot_list_keep(fd, list);
+	CLEANUP_JSON json_t *found = hot_list_get(fd);
+	assert_true(json_equal(found, list));
+	CLEANUP_FD int file = openat(fd, HOT_LIST_FILE, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(ftruncate(file, 3), 0);
+	assert_null(hot_list_get(fd));
+	unlinkat(fd, HOT_LIST_FILE, 0);
+	rmdir(dir);
+}
+
 static void make_state(const char *root, int root_fd, uint64_t task, const char *file)
 {
 	char name[128];
@@ -716,6 +739,7 @@ int main(void)
 		cmocka_unit_test(a_binary_that_is_missing_is_told_by_the_child),
 		cmocka_unit_test(images_that_rest_on_others_are_refused),
 		cmocka_unit_test(a_record_is_read_as_it_was_written),
+		cmocka_unit_test(hot_pages_are_kept_for_the_next_save),
 		cmocka_unit_test(purge_takes_only_states_and_not_the_kept),
 		cmocka_unit_test(purge_follows_no_link),
 		cmocka_unit_test(a_new_state_gets_an_empty_directory_or_none),

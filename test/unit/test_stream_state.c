@@ -324,7 +324,7 @@ static void a_manifest_that_contradicts_itself_is_refused(void **unused)
 		.device_bytes = 1000,
 		.tail_at = 500,
 		.devices_bytes = 400};
-	struct manifest bad[7], found;
+	struct manifest bad[8], found;
 	CLEANUP_JSON json_t *facts = json_object();
 	struct err err;
 
@@ -338,6 +338,8 @@ static void a_manifest_that_contradicts_itself_is_refused(void **unused)
 	bad[4].tail_at = 0;
 	bad[5].ram_bytes = STREAM_BLOCK_BYTES_MAX + PAGE_BYTES;
 	bad[6].block[0] = 0;
+	bad[7].hot.count = 1;
+	bad[7].hot.pages[0] = PAGES;
 	for (size_t i = 0; i <= ARRAY_SIZE(bad); i++) {
 		size_t size;
 		json_t *back = NULL;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "driver/qemu/instance.h"
+#include "driver/qemu/hot_list.h"
 #include "driver/qemu/sock.h"
 
 #include <assert.h>
@@ -13,6 +14,7 @@
 /* What may be in an instance's directory; guest/ and what QEMU makes in it come extra. */
 static const char *const instance_files[] = {
 	"instance.json", "instance.json.new", "qemu.lock", "qmp.sock", "serial.sock", "stream.sock",
+	HOT_LIST_FILE,
 };
 static const char *const guest_files[] = {"vnc.sock", "incoming.sock"};
 

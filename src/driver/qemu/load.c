@@ -2,6 +2,7 @@
  * Load: watari-stream plays a saved state towards the QEMU that stands by (design §6, step 5), and goes on serving
  * pages while the guest runs, until it has them all. */
 #include "driver/qemu/facts.h"
+#include "driver/qemu/hot_list.h"
 #include "driver/qemu/instance.h"
 #include "driver/qemu/sock.h"
 #include "driver/qemu/state_store.h"
@@ -289,9 +290,10 @@ static void on_stream(void *ctx, const char *name, const json_t *event)
 		lost(instance, &err);
 	} else if (!strcmp(name, "loaded") && instance->state == HV_LOADING)
 		loaded(instance, event);
-	else if (!strcmp(name, "filled"))
+	else if (!strcmp(name, "filled")) {
+		hot_list_keep(instance->dir_fd, json_object_get(event, "hot"));
 		filled(instance, at_us(event));
-	else if (!strcmp(name, "stalled"))
+	} else if (!strcmp(name, "stalled"))
 		on_stalled(instance, event);
 	else if (!strcmp(name, "resumed"))
 		on_readable(instance);

@@ -8,6 +8,7 @@
  * the second QEMU would let the guest run on by itself. Calling off asks in the same order: first watari-stream, which
  * may be reading the guest's memory, then QEMU. */
 #include "driver/qemu/facts.h"
+#include "driver/qemu/hot_list.h"
 #include "driver/qemu/instance.h"
 #include "driver/qemu/state_store.h"
 
@@ -219,9 +220,9 @@ static json_t *start_command(const struct instance *instance)
 {
 	const struct vm_def *def = &instance->record.def;
 
-	return json_pack("{s:s, s:o, s:s, s:I, s:I, s:b}", "cmd", "start", "facts", facts_of_save(instance), "block", "ram",
+	return json_pack("{s:s, s:o, s:s, s:I, s:I, s:b, s:o*}", "cmd", "start", "facts", facts_of_save(instance), "block", "ram",
 		"ram_bytes", (json_int_t)def->memory_mib << 20, "used_bytes", (json_int_t)instance->copy.used_bytes,
-		"repair", (int)!instance->record.kvm);
+		"repair", (int)!instance->record.kvm, "hot", hot_list_get(instance->dir_fd));
 }
 
 /* The pipe's two ends: [0] goes to watari-stream, [1] to QEMU; we keep neither, so that each notices the other's end. */

@@ -95,6 +95,43 @@ def test_what_was_saved_arrives_page_for_page(bench):
     assert set(stream.order_hot) <= set(target.order[:400])
 
 
+def test_what_was_asked_for_is_sent_first_the_next_time(bench):
+    """A guest that is moved often must not wait again for each page of its kernel."""
+    stream = fake.Stream(pages=20000, hot=100)
+    state, _ = bench.saved(stream)
+    helper, target = bench.loader(state, stream)
+    target.take_head()
+    helper.wait("loaded")
+    wanted = [3001, 7000, 12, 16999]
+    for page in wanted:
+        target.ask(page, "ram")
+        while page not in target.pages:
+            target.element()
+    target.take_all()
+    target.shut()
+    hot = helper.wait("filled")["hot"]
+    assert hot[:4] == wanted
+
+    state, _ = bench.saved(stream, hot=hot)
+    helper, target = bench.loader(state, stream)
+    target.take_head()
+    assert helper.wait("loaded")
+    target.take_all()
+    target.shut()
+    assert target.order[:4] == wanted
+    assert helper.wait("filled")["hot"] == hot  # known, though nobody had to ask
+    assert target.pages == {i: p for i, p in enumerate(stream.memory) if p}
+
+
+def test_a_hot_page_that_the_memory_does_not_have_is_refused(bench):
+    stream = fake.Stream()
+    state = bench.state()
+    helper, pipe = bench.saver(state, stream, hot=[len(stream.memory)])
+    assert failure(helper)["code"] == "invalid"
+    assert os.listdir(state) == []
+    pipe.close()
+
+
 def test_eager_sends_memory_before_devices(bench):
     stream = fake.Stream()
     state, _ = bench.saved(stream)
