@@ -23,16 +23,102 @@ enum {
 	DEATHS_MAX = 3, /* restarts within the period; the next death is FAILED */
 };
 
-/* Counted by a member from the moment it knows that the node left: how long until the node's watchdog has certainly fired.
- * The node feeds for as long as it believes itself to be in the view; it may learn later than the others that it is not,
- * by as much as detection takes (2.2 x the token: docs/decisions and design section 4). Then the watchdog's whole time,
- * and a margin for the clocks' drift and the machine's last breath.
- *   token 1 s, watchdog 5 s: cut at 0; the others know at 1.2 ... 2.3 s; the node's last feed is at 2.3 s at the latest; it
- *   is dead at 7.3 s; the others wait until 1.2 + 8.2 = 9.4 s at the earliest. */
-enum { WATCHDOG_MARGIN_MS = 1000 };
+/* How corosync loses a node. The token is lost after `token` (T) without it; those who still hear each other agree after
+ * `consensus`, 1.2 T, that it is gone: 2.2 T from the cord to the new view (measured: 2.3 s at T = 1 s). T is the real
+ * one, runtime.config.totem.token: token + (nodes - 2) x token_coefficient.
+ *
+ *   nodes  token, coefficient   T        view without the node after
+ *   2..64  1000, 0              1.0 s    2.2 s      what watari's own configuration says
+ *   2      3000, 650            3.0 s    6.6 s      corosync's defaults
+ *   8      3000, 650            6.9 s    15.2 s
+ *   64     3000, 650            43.3 s   95.3 s */
+#define TIMING_DETECT_MS(token_ms) ((uint64_t)(token_ms) * 22 / 10)
+
+/* Self-fencing (docs/self-fencing.md). A node feeds its watchdog only while it holds a lease: as many members as a commit
+ * needs have answered, within this view, something that it sent at most LEASE ago. Whoever commits a view without the node
+ * must have one of them with him, and that one answered before. So the node's last feed is at most LEASE after the moment
+ * at which the others can first know that they lost it.
+ *
+ * T = 1 s, watchdog W = 5 s, a node with guests cut off at 0:
+ *     0.0 s   the last answer that it got was to something sent at -0.5 … 0.0 s
+ *     2.2 s   its lease ends, and with it the feeding (LEASE). About now both sides get their views
+ *     5.95 s  it kills its guests (W - WATCHDOG_KILL after the last feed), unless it is back in sync before
+ *     7.2 s   they are gone, and the watchdog is disarmed; else it fires (W after the last feed)
+ *     10.4 s  the others, who began to count at 2.2 s, take it for dead (PROOF), and start its guests
+ * The same node, when another one dies at 0: its lease ends at 1.7 … 2.2 s, at 2.2 s comes the view without the dead one,
+ * at 2.3 s, or at load a second later (WATCHDOG_SYNC), it is in sync and feeds on: 1.6 s without feeding at worst, of the 3.75 s
+ * after which it would kill its guests. */
+enum {
+	WATCHDOG_DEFAULT_MS = 5000,
+	WATCHDOG_MIN_MS = 2000,
+	WATCHDOG_MAX_MS = 255 * 1000,
+	WATCHDOG_SYNC_MS = 1000,     /* from a new view until a busy node is in sync with it */
+	WATCHDOG_KILL_MIN_MS = 1000, /* from SIGKILL until the guests are proven gone; large ones take longer to fall apart */
+	WATCHDOG_MARGIN_MS = 1000,   /* clocks that drift, a feed that was on its way, the machine's last breath */
+	WATCHDOG_START_MS = 1500,    /* from the proof until QEMU runs elsewhere */
+	WATCHDOG_TAKEOVER_MS = 12 * 1000, /* what is promised: from the cord to QEMU elsewhere, by watchdog alone */
+	LEASE_PERIOD_MIN_MS = 50,
+	LEASE_PERIOD_MAX_MS = 1000,
+};
+#define TIMING_KILL_MS(watchdog_ms)                                                                                    \
+	((uint64_t)(watchdog_ms) / 4 > WATCHDOG_KILL_MIN_MS ? (uint64_t)(watchdog_ms) / 4                              \
+							    : (uint64_t)WATCHDOG_KILL_MIN_MS)
+#define TIMING_PROOF_MS(token_ms, watchdog_ms) (TIMING_DETECT_MS(token_ms) + (watchdog_ms) + WATCHDOG_MARGIN_MS)
+
+static inline uint64_t timing_detect_ms(uint32_t token_ms)
+{
+	return TIMING_DETECT_MS(token_ms);
+}
+
+static inline uint64_t timing_lease_ms(uint32_t token_ms)
+{
+	return TIMING_DETECT_MS(token_ms);
+}
+
+/* Between two questions, and two feeds. */
+static inline uint64_t timing_lease_period_ms(uint32_t token_ms)
+{
+	uint64_t period = token_ms / 4;
+
+	if (period < LEASE_PERIOD_MIN_MS)
+		return LEASE_PERIOD_MIN_MS;
+	return period > LEASE_PERIOD_MAX_MS ? LEASE_PERIOD_MAX_MS : period;
+}
+
+/* So long before the watchdog would fire the guests are killed. */
+static inline uint64_t timing_kill_ms(uint32_t watchdog_ms)
+{
+	return TIMING_KILL_MS(watchdog_ms);
+}
+
+/* The shortest watchdog for this token: also a daemon that is killed while a ring is being made, and started again, must
+ * be in sync and feed before the guests would have to be killed (2.2 T + SYNC + KILL). */
+static inline uint64_t timing_watchdog_needed_ms(uint32_t token_ms)
+{
+	uint64_t calm = TIMING_DETECT_MS(token_ms) + WATCHDOG_SYNC_MS;
+	uint64_t quarter = (calm * 4 + 2) / 3;
+
+	return quarter > calm + WATCHDOG_KILL_MIN_MS ? quarter : calm + WATCHDOG_KILL_MIN_MS;
+}
+
+/* quorum_loss=stop without a watchdog: guests are killed when the node has been out of sync for so long. */
+static inline uint64_t timing_quorum_loss_ms(uint32_t token_ms)
+{
+	return TIMING_DETECT_MS(token_ms) + 3000;
+}
+
+/* Counted by a member from when it has applied the view without the node, on its monotonic clock: how long until the
+ * node's guests are certainly dead. The node's last feed is at most LEASE later than that moment; then its watchdog's
+ * whole time, and a margin. It ends at once when the node is in a view again. */
 static inline uint64_t timing_watchdog_proof_ms(uint32_t token_ms, uint32_t watchdog_ms)
 {
-	return (uint64_t)token_ms * 22 / 10 + watchdog_ms + WATCHDOG_MARGIN_MS;
+	return TIMING_PROOF_MS(token_ms, watchdog_ms);
 }
+
+_Static_assert(TIMING_DETECT_MS(1000) + TIMING_PROOF_MS(1000, WATCHDOG_DEFAULT_MS) + WATCHDOG_START_MS <= WATCHDOG_TAKEOVER_MS,
+	"the promise of the default configuration");
+_Static_assert(TIMING_DETECT_MS(1000) + WATCHDOG_SYNC_MS < WATCHDOG_DEFAULT_MS - TIMING_KILL_MS(WATCHDOG_DEFAULT_MS),
+	"a healthy node feeds again, after the loss of another one, before it would kill its guests");
+_Static_assert(TIMING_KILL_MS(WATCHDOG_MIN_MS) < WATCHDOG_MIN_MS, "there is time between the last feed and the kill");
 
 _Static_assert(LOAD_LIMIT_MS < PREPARE_LIMIT_MS, "a stopped guest must not wait longer than a running one");

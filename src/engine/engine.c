@@ -64,6 +64,9 @@ static void on_deliver(void *ctx, uint32_t from, const uint8_t *bytes, size_t si
 	case MESSAGE_ACK:
 		log_on_ack(engine, from, &message);
 		return;
+	case MESSAGE_LEASE:
+		lease_on_message(engine, from, payload, (size_t)message.payload_size);
+		return;
 	case MESSAGE_PROGRESS:
 		service_on_progress(engine, from, payload, (size_t)message.payload_size);
 		return;
@@ -99,6 +102,7 @@ int engine_start(struct engine *engine, const struct engine_ports *ports, struct
 	engine->started = true;
 	snprintf(engine->out_reason, sizeof(engine->out_reason), "waiting for the first view");
 	reconcile_look_again(engine);
+	selffence_start(engine);
 	group_join(ports->group);
 	return 0;
 }
@@ -109,6 +113,7 @@ void engine_free(struct engine *engine)
 		return;
 	if (engine->started) {
 		reconcile_fini(engine);
+		selffence_fini(engine);
 		fence_stop(engine);
 		loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
 	}
@@ -180,7 +185,7 @@ bool engine_acts(const struct engine *engine)
 {
 	const struct node *node = cluster_node(engine->cluster, engine->ports.group->node);
 
-	return engine->sync == SYNC_DONE && node->state == NODE_ONLINE &&
+	return engine->sync == SYNC_DONE && node->state == NODE_ONLINE && selffence_as_told(engine) &&
 	       !strcmp(node->facts.boot_id, engine->config.boot_id);
 }
 

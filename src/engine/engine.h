@@ -16,6 +16,7 @@
 #include "port/hypervisor.h"
 #include "port/loop.h"
 #include "port/store.h"
+#include "port/watchdog.h"
 
 struct engine_config {
 	char cluster_uuid[UUID_BYTES]; /* all members carry the same, or their messages are refused */
@@ -24,6 +25,8 @@ struct engine_config {
 	uint64_t incarnation;	     /* differs at each start of the daemon: start time in µs */
 	uint32_t snapshot_every;     /* events between snapshots; 0: the default, 1000 */
 	uint64_t disk_limit_ms;	     /* a flush that takes longer: leave the view; 0: the default, 5000 */
+	uint32_t watchdog_ms;	     /* what the watchdog is armed with; 0: the default, 5000 */
+	bool quorum_loss_stop;	     /* guests are killed some seconds after the node is out of sync, also without one */
 	/* A line for the trace (simulator, debug log); may be NULL. */
 	void (*trace)(void *ctx, const char *line);
 	void *trace_ctx;
@@ -36,6 +39,7 @@ struct engine_ports {
 	struct group *group;
 	struct store *store;
 	struct hypervisor *hypervisor;
+	struct watchdog *watchdog; /* NULL: this node has none */
 	struct fencer *fencer; /* NULL: this node switches nobody off */
 };
 
@@ -49,7 +53,17 @@ struct fencer_callbacks engine_fencer_callbacks(struct engine *engine);
 /* Loads the store and joins the group. ERR_CORRUPT and such: the store is refused, the reason is for a person. */
 int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err);
 
-/* Never ends a guest. Takes NULL. */
+/* The daemon is to end, and its guests are to run on: the cluster is told so (facts.leaving, watchdog_ms 0), the watchdog
+ * is disarmed, the group is left, then left() is called, on the loop. Out of sync with guests nobody can be told: where a
+ * watchdog is armed left() comes only when the guests were ended as they must be (selffence.c), else at once. */
+void engine_leave(struct engine *engine, void (*left)(void *ctx), void *ctx);
+
+/* Another watchdog, or another time: takes the place of the old one as soon as the cluster knows. NULL: none. The old one
+ * must stay until engine_watchdog() gives the new one. */
+void engine_set_watchdog(struct engine *engine, struct watchdog *watchdog, uint32_t timeout_ms);
+const struct watchdog *engine_watchdog(const struct engine *engine);
+
+/* Never ends a guest; an armed watchdog goes on. Takes NULL. */
 void engine_free(struct engine *engine);
 
 /* For the checkers: what this node has committed, and whether it acts. */

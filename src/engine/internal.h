@@ -45,6 +45,55 @@ struct entries {
 	size_t capacity;
 };
 
+/* The proof that this node is not lost to the others (lease.c). */
+enum { LEASE_SENT_MAX = 64 };
+struct lease_sent {
+	uint64_t seq;
+	uint64_t at_ms;
+};
+
+struct lease {
+	uint64_t seq;	    /* of what was sent last */
+	uint64_t first_seq; /* of this view */
+	struct lease_sent sent[LEASE_SENT_MAX];
+	uint64_t seen[NODES_MAX];	 /* the last question of each member in this view; 0: none */
+	uint64_t answered_ms[NODES_MAX]; /* when the youngest question was sent that the member has answered */
+	uint64_t asked_ms;		 /* somebody asked last */
+	uint64_t stated_ms;		 /* STATE was sent */
+	bool current;			 /* not in sync yet, but nobody in the view knows more */
+	uint64_t proven_ms; /* nobody can have lost this node before this time (of the loop); 0: never in sync */
+};
+
+/* selffence.c */
+enum selffence_state {
+	SELFFENCE_NONE,	    /* no watchdog is configured, or it was taken away */
+	SELFFENCE_WAIT,	    /* not armed: until this node is in sync */
+	SELFFENCE_ARMED,    /* fed as long as the lease holds */
+	SELFFENCE_WITHDRAW, /* the same, until the log says that nobody may rely on it any more; then disarmed */
+	SELFFENCE_REFUSED,  /* it could not be armed, or was lost; tried again later */
+};
+
+struct selffence {
+	enum selffence_state state;
+	uint32_t timeout_ms; /* ARMED, WITHDRAW: of the timer */
+	struct watchdog *watchdog;
+	struct watchdog *next; /* WITHDRAW: what comes after it */
+	uint32_t next_ms;
+	struct loop_timer *timer;
+	uint64_t held_ms; /* last time that the lease held and the timer was fed, by the clock before */
+	uint64_t again_ms;
+	uint64_t turned_ms;   /* last turn; 0: they rested */
+	uint64_t patience_ms; /* no guest is killed before */
+	uint64_t out_ms; /* out of sync since; 0: not */
+	bool late;	 /* said: not fed any more */
+	bool killing;
+	bool leaving;
+	uint64_t leave_by_ms;
+	void (*left)(void *ctx);
+	void *left_ctx;
+	char note[96]; /* for node_facts.watchdog */
+};
+
 struct peer {
 	bool told; /* its STATE of this sync is here */
 	uint64_t term;
@@ -146,7 +195,6 @@ struct engine {
 	bool first_sent;
 	uint32_t best;
 	struct peer peers[NODES_MAX];
-	bool forced; /* an administrator made these members a quorum; until there is a real one */
 	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
 	struct entries incoming;
 	struct blob snapshot; /* being received or sent */
@@ -168,6 +216,8 @@ struct engine {
 	struct loop_timer *tick_timer;
 	struct loop_timer *look_timer;
 	struct fence_work fence_work[NODES_MAX];
+	struct lease lease;
+	struct selffence selffence;
 
 	/* Those who look on. */
 	const struct engine_watcher *watchers[WATCHERS_MAX];
@@ -240,6 +290,26 @@ int history_load(struct engine *engine, struct err *err);
 uint8_t *history_collect(struct engine *engine, uint64_t above, size_t *size);
 /* Those of another member that this one lacks, as far as the state that is taken. Any bytes are survived. */
 void history_take(struct engine *engine, const uint8_t *bytes, size_t size, uint64_t up_to);
+
+/* lease.c */
+void lease_on_view(struct engine *engine);
+void lease_on_current(struct engine *engine);
+void lease_on_synced(struct engine *engine);
+void lease_on_message(struct engine *engine, uint32_t from, const uint8_t *payload, size_t size);
+void lease_send(struct engine *engine, bool asks);
+bool lease_is_asked(const struct engine *engine);
+
+/* selffence.c */
+void selffence_start(struct engine *engine);
+void selffence_fini(struct engine *engine);
+void selffence_on_synced(struct engine *engine);
+void selffence_turn_soon(struct engine *engine);
+void selffence_turn_later(struct engine *engine); /* where no turn is due */
+/* An event was applied: perhaps the one that lets a watchdog be disarmed. */
+void selffence_on_applied(struct engine *engine);
+void selffence_facts(struct engine *engine, struct node_facts *facts);
+/* What the log says of this node's watchdog is true: guests may be started. */
+bool selffence_as_told(const struct engine *engine);
 
 /* service.c */
 void service_applied(struct engine *engine, const struct event *event);

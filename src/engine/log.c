@@ -191,6 +191,7 @@ static void apply_first(struct engine *engine)
 	for (uint32_t i = 0; i < engine->outcome->change_count; i++)
 		reconcile_dirty(engine, engine->outcome->changes[i].vm);
 	service_applied(engine, event);
+	selffence_on_applied(engine);
 	if (first)
 		sync_done(engine);
 }

@@ -19,7 +19,8 @@ enum { MESSAGE_PROTOCOL = 1, MESSAGE_CHUNK_BYTES = 128 * 1024 };
 	X(MESSAGE_EVENT, "event")	 /* an event, to be appended by all */                                         \
 	X(MESSAGE_ACK, "ack")		 /* durable here up to index, and the pledge of the term */                                                \
 	X(MESSAGE_PROGRESS, "progress") /* volatile */                                                                 \
-	X(MESSAGE_TRAIL, "trail")	/* best member: a piece of its history, for those who take its state */
+	X(MESSAGE_TRAIL, "trail")	/* best member: a piece of its history, for those who take its state */          \
+	X(MESSAGE_LEASE, "lease")	/* volatile: a question, and answers to those of others (lease.c) */
 enum message_kind { MESSAGE_KINDS(CLUSTER_CONSTANT) };
 enum { MESSAGE_KIND_COUNT = MESSAGE_KINDS(CLUSTER_COUNT) };
 const char *message_kind_name(int kind);

@@ -367,6 +367,7 @@ static void report_facts(struct engine *engine)
 	}
 	memcpy(facts.name, engine->config.node_name, sizeof(facts.name));
 	memcpy(facts.boot_id, engine->config.boot_id, sizeof(facts.boot_id));
+	selffence_facts(engine, &facts);
 	if (node->state == NODE_ONLINE && schema_equal(&node_facts_schema, &facts, &node->facts))
 		return;
 	event = calloc(1, sizeof(*event));

@@ -99,14 +99,12 @@ static uint64_t last_view(const struct engine *engine)
  * Of two nodes one may go on alone, and only the one that cannot have missed anything: it was synced with the other and
  * not out since, or its log says that it was alone already. (The other's log would not say so: what two commit together
  * both have on disk.) */
-static bool enough_members(struct engine *engine, const struct group_view *view, char *why, size_t size)
+static bool enough_members(const struct engine *engine, const struct group_view *view, char *why, size_t size)
 {
 	uint32_t members = (uint32_t)__builtin_popcountll(view->members);
 	uint32_t needed = view->expected_votes / 2 + 1;
 
 	if (members >= needed)
-		engine->forced = false;
-	if (members >= needed || engine->forced)
 		return true;
 	if (view->expected_votes != 2) {
 		snprintf(why, size, "only %u of %u nodes' daemons are here, %u are needed", members,
@@ -127,6 +125,7 @@ void sync_on_view(void *ctx, const struct group_view *view)
 	transfer_reset(engine);
 	memset(engine->peers, 0, sizeof(engine->peers));
 	engine->nonce = 0;
+	lease_on_view(engine);
 	if (!view->quorate || !(view->members & node_bit(engine->ports.group->node))) {
 		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
 		return;
@@ -169,6 +168,8 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.digest = engine->cluster->digest;
 	state.trail = engine->history_index;
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
+	engine->lease.current = false;
+	engine->lease.stated_ms = loop_now_ms(engine->ports.loop);
 	engine_send(engine, &state, NULL);
 }
 
@@ -331,6 +332,10 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 	}
 	engine->best = best_member(engine);
 	engine->term = term;
+	const struct peer *own = &engine->peers[engine->ports.group->node - 1];
+	const struct peer *best = &engine->peers[engine->best - 1];
+	if (own->term == best->term && own->index == best->index)
+		lease_on_current(engine);
 	begin_transfer(engine);
 }
 
@@ -539,6 +544,8 @@ void sync_done(struct engine *engine)
 		(unsigned long long)engine->cluster->index);
 	for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
 		reconcile_dirty(engine, i);
+	lease_on_synced(engine);
+	selffence_on_synced(engine);
 	engine->facts_sent_ms = 0;
 	reconcile_look_soon(engine);
 	service_send_pending(engine);

@@ -36,6 +36,7 @@ static const struct field node_facts_fields[] = {
 	SCHEMA_U32(10, node_facts, watchdog_ms),
 	SCHEMA_U32(11, node_facts, token_ms),
 	SCHEMA_BOOL(12, node_facts, leaving),
+	SCHEMA_TEXT(13, node_facts, watchdog),
 };
 SCHEMA_DEFINE(node_facts_schema, node_facts, node_facts_fields);
 

@@ -136,6 +136,7 @@ struct node_facts {
 	uint32_t watchdog_ms; /* armed and tested: its guests are dead this long after it was fed last; 0: none is */
 	uint32_t token_ms;    /* corosync's real token here: how late a loss is noticed (timing.h); 0: not known */
 	bool leaving; /* its daemon is being stopped in order: silence is expected, and it commits nothing any more */
+	char watchdog[96];    /* for people: which one, or why none is armed */
 	uint32_t bridge_count;
 	struct bridge bridges[NODE_BRIDGES_MAX];
 };

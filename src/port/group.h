@@ -21,6 +21,9 @@ struct group_view {
 	uint64_t ring_seq; /* rises with each view of one cluster, except when corosync's own state is lost */
 	bool quorate; /* corosync's word, and enough daemons among the members: a majority, or all nodes of the ring */
 	uint32_t expected_votes;
+	/* votequorum's two_node: each half of a split cluster believes itself to be quorate, so the loss of quorum proves
+	 * nothing and only a fence device decides. */
+	bool two_node;
 	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
 	uint64_t ring;	  /* nodes of the ring, whether their watarid runs or not */
 };
@@ -44,9 +47,8 @@ struct group_ops {
 	/* Leaves the process group (a member whose disk does not answer); join comes back. */
 	void (*leave)(struct group *group);
 	void (*join)(struct group *group);
-	/* An administrator's last resort: let the nodes that this one sees be a quorum from now on. What came of it is a
-	 * view, or none. Never blocks. */
-	void (*force)(struct group *group);
+	/* The real token, in ms, as it is by now; 0: not known. May be NULL. */
+	uint32_t (*token_ms)(struct group *group);
 };
 
 struct group {
@@ -59,13 +61,13 @@ static inline int group_send(struct group *group, const uint8_t *bytes, size_t s
 {
 	return group->ops->send(group, bytes, size, err);
 }
+static inline uint32_t group_token_ms(struct group *group)
+{
+	return group->ops->token_ms ? group->ops->token_ms(group) : 0;
+}
 static inline void group_leave(struct group *group)
 {
 	group->ops->leave(group);
-}
-static inline void group_force(struct group *group)
-{
-	group->ops->force(group);
 }
 static inline void group_join(struct group *group)
 {

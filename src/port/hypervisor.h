@@ -94,6 +94,9 @@ struct hypervisor_ops {
 	void (*run)(struct hypervisor *hv, const char *vm, uint64_t task, uint64_t epoch);
 	void (*shutdown)(struct hypervisor *hv, const char *vm); /* ACPI power button */
 	void (*kill)(struct hypervisor *hv, const char *vm);	 /* any state; answers with GONE(stopped) */
+	/* SIGKILL at once, in any state, also where kill() has begun to end it gently: the node lost its cluster and the guest
+	 * must be gone before others start it. Answers with GONE, as a death. May be NULL: then kill() is what there is. */
+	void (*destroy)(struct hypervisor *hv, const char *vm);
 	/* Deletes this VM's saved states on the shared storage that were written by tasks below `below`, but that of task
 	 * keep (0: none is kept). In the background; `below` keeps it off a state that is begun meanwhile. */
 	void (*purge)(struct hypervisor *hv, const char *vm, uint64_t keep, uint64_t below);

@@ -40,6 +40,17 @@ static void check_one_copy(struct sim *sim, const struct world_copy *copy)
 				copy->guest->name, other->node, other->epoch, copy->node, copy->epoch);
 }
 
+/* A node feeds only for so long after somebody has heard of it whom the others must have with them when they lose it:
+ * what the newest is that can be known of it, and that time, and the watchdog's, make a proof without a word. */
+static bool watchdog_has_ended(const struct sim *sim, uint32_t by, uint32_t node)
+{
+	uint64_t lease_us = sim->config.lost_max_ms * UINT64_C(1000);
+	uint64_t watchdog_us = sim->nodes[node].watchdog_ms * UINT64_C(1000);
+
+	return watchdog_us &&
+	       timeline_now_us(sim->timeline) > net_knows_us(sim->net, by, node) + lease_us + watchdog_us;
+}
+
 static void check_proof(struct sim *sim, const struct world_copy *copy)
 {
 	const struct check_vm *vm = check_vm(sim, copy->guest->vm);
@@ -47,7 +58,8 @@ static void check_proof(struct sim *sim, const struct world_copy *copy)
 	for (uint32_t node = 1; node <= sim->config.node_count; node++) {
 		if (node == copy->node || !vm->began_us[node])
 			continue;
-		if (net_knows_us(sim->net, copy->node, node) < vm->ended_us[node])
+		if (net_knows_us(sim->net, copy->node, node) < vm->ended_us[node] &&
+			!watchdog_has_ended(sim, copy->node, node))
 			sim_violation(sim, "I2: %s begins on n%u, which cannot know that its copy on n%u has stopped (at "
 				"%" PRIu64 " ms; the newest it heard from there is of %" PRIu64 " ms)",
 				copy->guest->name, copy->node, node, vm->ended_us[node] / 1000,

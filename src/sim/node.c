@@ -29,6 +29,7 @@ void node_init(struct sim *sim, uint32_t id)
 	node->disk = disk_new(sim->timeline, &sim->disk_dice);
 	disk_set_speed(node->disk, config->disk_us, config->disk_slow_permille);
 	node->machine = machine_new(sim->timeline, &sim->machine_dice, sim->world, &machine);
+	node->watchdog = power_watchdog(node);
 	node->seen_states = calloc(SIM_VMS_MAX, 1);
 	assert(node->seen_states);
 }
@@ -54,13 +55,14 @@ static void daemon_end(struct sim_node *node)
 	group_fake_free(node->group);
 	store_fake_free(node->store);
 	loop_fake_free(node->loop);
-	node->paused = false;
+	watchdog_fake_daemon_gone(node->watchdog);
+	node->paused = node->leaving = false;
 }
 
 void node_fini(struct sim_node *node)
 {
 	daemon_end(node);
-	power_watchdog_stop(node);
+	watchdog_fake_free(node->watchdog);
 	machine_free(node->machine);
 	disk_free(node->disk);
 	free(node->seen_states);
@@ -145,7 +147,8 @@ static void daemon_make(struct sim_node *node)
 {
 	struct sim *sim = node->sim;
 	struct engine_config config = {.incarnation = timeline_now_us(sim->timeline) + 1,
-		.snapshot_every = sim->config.snapshot_every, .trace = sim_traces(sim) ? on_trace : NULL,
+		.snapshot_every = sim->config.snapshot_every, .watchdog_ms = node->watchdog_ms,
+		.quorum_loss_stop = sim->config.quorum_loss_stop, .trace = sim_traces(sim) ? on_trace : NULL,
 		.trace_ctx = node, .fatal = on_fatal};
 
 	strcpy(config.cluster_uuid, SIM_CLUSTER_UUID);
@@ -183,6 +186,8 @@ void sim_daemon_start(struct sim *sim, uint32_t id)
 		.group = group_fake_port(node->group),
 		.store = store_fake_port(node->store),
 		.hypervisor = hypervisor_fake_port(node->hypervisor),
+		.watchdog = node->watchdog_ms ? watchdog_fake_port(node->watchdog) : NULL,
+
 		.fencer = fencer_fake_port(node->fencer)};
 	if (engine_start(node->engine, &ports, &err) < 0) {
 		sim_trace(sim, "%s: watarid refuses to start: %s", node->name, err.text);
@@ -229,14 +234,46 @@ void sim_power_off(struct sim *sim, uint32_t id)
 		return;
 	sim_trace(sim, "# power-off %s", node->name);
 	node->powered = false;
-	power_watchdog_stop(node);
 	cancel(node, &node->restart);
 	cancel(node, &node->corosync);
 	daemon_end(node);
 	net_node_down(sim->net, id);
 	net_died(sim->net, id);
 	disk_power_loss(node->disk);
+	watchdog_fake_power_loss(node->watchdog);
 	machine_power_loss(node->machine);
+}
+
+static void on_stopped(void *ctx)
+{
+	struct sim_node *node = ctx;
+
+	node->ending = NULL;
+	sim_trace(node->sim, "%s: watarid has ended", node->name);
+	daemon_end(node);
+	if (node->stop_restart_ms)
+		restart_later(node, node->stop_restart_ms);
+}
+
+static void on_left(void *ctx)
+{
+	struct sim_node *node = ctx;
+
+	/* The engine is in the middle of a call. */
+	if (!node->ending)
+		node->ending = timeline_after(node->sim->timeline, 0, on_stopped, node);
+}
+
+void sim_daemon_stop(struct sim *sim, uint32_t id, uint64_t restart_ms)
+{
+	struct sim_node *node = &sim->nodes[id];
+
+	if (!sim_daemon_answers(node) || node->leaving)
+		return;
+	sim_trace(sim, "# stop watarid %s (SIGTERM)", node->name);
+	node->leaving = true;
+	node->stop_restart_ms = restart_ms;
+	engine_leave(node->engine, on_left, node);
 }
 
 void sim_daemon_kill(struct sim *sim, uint32_t id, uint64_t restart_ms)
@@ -247,7 +284,6 @@ void sim_daemon_kill(struct sim *sim, uint32_t id, uint64_t restart_ms)
 		return;
 	sim_trace(sim, "# kill watarid %s", node->name);
 	daemon_end(node);
-	power_watchdog_look(node);
 	if (restart_ms)
 		restart_later(node, restart_ms);
 }
@@ -269,7 +305,6 @@ void sim_daemon_pause(struct sim *sim, uint32_t id, uint64_t duration_ms)
 	sim_trace(sim, "# stop watarid %s (SIGSTOP)", node->name);
 	node->paused = true;
 	loop_fake_pause(node->loop);
-	power_watchdog_look(node);
 	if (duration_ms)
 		node->go_on = timeline_after(sim->timeline, duration_ms * 1000, on_go_on, node);
 }

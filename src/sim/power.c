@@ -79,50 +79,26 @@ void sim_fence_device(struct fence_device *device, const char *name, uint32_t no
 
 /* The watchdog. */
 
-void power_watchdog_stop(struct sim_node *node)
-{
-	timeline_cancel(node->sim->timeline, node->bite);
-	node->bite = NULL;
-}
-
-static void on_bite(void *ctx)
+static void on_fired(void *ctx)
 {
 	struct sim_node *node = ctx;
 
-	node->bite = NULL;
 	sim_trace(node->sim, "# the watchdog of %s fires", node->name);
 	sim_power_off(node->sim, node->id);
 }
 
-/* Fed by a daemon that acts in a quorate view, or where no guest could do harm. */
-static bool is_fed(const struct sim_node *node)
+struct watchdog_fake *power_watchdog(struct sim_node *node)
 {
-	struct engine_status status;
-
-	if (!machine_vm(node->machine, 0))
-		return true;
-	if (!node->engine || node->paused)
-		return false;
-	engine_get_status(node->engine, &status);
-	return status.quorate;
-}
-
-void power_watchdog_look(struct sim_node *node)
-{
-	if (!node->watchdog_ms || !node->powered)
-		return;
-	if (is_fed(node))
-		power_watchdog_stop(node);
-	else if (!node->bite)
-		node->bite = timeline_after(node->sim->timeline, (uint64_t)node->watchdog_ms * 1000, on_bite, node);
+	return watchdog_fake_new(node->sim->timeline, on_fired, node);
 }
 
 void sim_watchdog(struct sim *sim, uint32_t id, uint32_t watchdog_ms)
 {
 	struct sim_node *node = &sim->nodes[id];
 
-	power_watchdog_stop(node);
 	node->watchdog_ms = watchdog_ms;
 	net_set_silence(sim->net, id, (uint64_t)watchdog_ms * 1000);
-	machine_set_watchdog(node->machine, watchdog_ms, sim->config.lost_max_ms);
+	if (node->engine)
+		engine_set_watchdog(
+			node->engine, watchdog_ms ? watchdog_fake_port(node->watchdog) : NULL, watchdog_ms);
 }

@@ -5,6 +5,5 @@
 #include "sim/sim.h"
 
 struct outlets *power_outlets(struct sim *sim);
-/* After each step: a watchdog that is not fed any more will fire. */
-void power_watchdog_look(struct sim_node *node);
-void power_watchdog_stop(struct sim_node *node);
+/* For the node's machine: when its time has run out the machine loses its power. */
+struct watchdog_fake *power_watchdog(struct sim_node *node);

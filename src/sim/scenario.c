@@ -72,6 +72,8 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		{"snapshot_every", &plan->config.snapshot_every},
 		{"deaf_permille", &plan->config.deaf_permille},
 		{"broken_permille", &plan->config.broken_permille},
+		{"lost_min_ms", &plan->config.lost_min_ms},
+		{"lost_max_ms", &plan->config.lost_max_ms},
 		{"late_permille", &plan->config.net_late_permille},
 		{"torn_permille", &plan->config.net_torn_permille},
 		{"fences", &plan->fences},

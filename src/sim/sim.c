@@ -68,9 +68,10 @@ struct sim *sim_new(const struct sim_config *config)
 	sim->timeline = timeline_new();
 	struct net_config net = {.node_count = config->node_count, .two_node = config->two_node,
 		.delay_us = config->net_delay_us, .exact = config->exact, .slow_permille = config->net_slow_permille,
-		.lost_min_ms = 300, .lost_max_ms = config->lost_max_ms, .merge_min_ms = 50, .merge_max_ms = 800,
+		.lost_min_ms = config->lost_min_ms ? config->lost_min_ms : 300, .lost_max_ms = config->lost_max_ms, .merge_min_ms = 50, .merge_max_ms = 800,
 		.late_permille = config->net_late_permille, .torn_permille = config->net_torn_permille,
 		.steps_permille = config->net_steps_permille, .trace = config->trace ? trace_net : NULL, .trace_ctx = sim};
+	net.token_ms = (config->lost_max_ms * 10 + 21) / 22;
 	sim->net = net_new(sim->timeline, &sim->net_dice, &net);
 	sim->checks = checks_new(sim);
 	struct world_observer observer = checks_world_observer(sim);
@@ -102,7 +103,6 @@ static void look(struct sim *sim)
 		struct sim_node *node = &sim->nodes[id];
 		if (node->engine)
 			checks_step(sim, node);
-		power_watchdog_look(node);
 	}
 }
 

@@ -12,6 +12,7 @@
 #include "driver/fake/group_fake.h"
 #include "driver/fake/hypervisor_fake.h"
 #include "driver/fake/store_fake.h"
+#include "driver/fake/watchdog_fake.h"
 #include "engine/engine.h"
 
 enum { SIM_VMS_MAX = 256 };
@@ -24,6 +25,7 @@ struct sim_config {
 	uint32_t step_ms;
 	uint32_t net_delay_us;
 	uint32_t net_slow_permille, net_late_permille, net_torn_permille, net_steps_permille;
+	uint32_t lost_min_ms; /* 0: 300 */
 	uint32_t lost_max_ms; /* until the loss of a node is seen */
 	uint32_t disk_us, disk_slow_permille;
 	uint32_t fail_permille, broken_permille, deaf_permille; /* of machines (hypervisor_fake.h) */
@@ -32,6 +34,7 @@ struct sim_config {
 	uint32_t skew_max_ms; /* wall clocks differ by up to this */
 	uint32_t memory_mib;  /* of each node */
 	uint32_t fence_step_ms; /* how long a fence device takes to answer one question */
+	bool quorum_loss_stop;
 	/* Each line of the trace, without its end; NULL: none is made. */
 	void (*trace)(void *ctx, uint64_t now_us, const char *line);
 	void *trace_ctx;
@@ -52,11 +55,11 @@ struct sim_node {
 	uint64_t incarnations; /* daemons started */
 	struct disk *disk;
 	struct machine *machine;
+	struct watchdog_fake *watchdog;
 	struct timeline_item *restart;	/* the daemon's, by its service manager */
 	struct timeline_item *corosync; /* its start */
 	struct timeline_item *go_on;	/* of a paused daemon */
 	struct timeline_item *ending;	/* of a daemon whose store failed */
-	struct timeline_item *bite;	/* of the watchdog, while nobody feeds it */
 	uint32_t watchdog_ms;		/* 0: there is none */
 	bool fenced;			/* off, because a device was told to switch it off */
 	bool refused;			/* the store was refused at the last start of the daemon */
@@ -70,6 +73,8 @@ struct sim_node {
 	struct engine *engine;
 	struct engine_watcher watcher;
 	bool paused;
+	bool leaving;
+	uint64_t stop_restart_ms; /* of the daemon that is leaving */
 	/* What the checkers saw last. */
 	uint64_t seen_index;
 	bool seen_synced;
@@ -117,6 +122,8 @@ bool sim_traces(const struct sim *sim);
 void sim_power_on(struct sim *sim, uint32_t node);
 void sim_power_off(struct sim *sim, uint32_t node);
 void sim_daemon_start(struct sim *sim, uint32_t node);
+/* In order: the cluster is told first (engine_leave). restart_ms as of sim_daemon_kill, from when it has ended. */
+void sim_daemon_stop(struct sim *sim, uint32_t node, uint64_t restart_ms);
 void sim_daemon_kill(struct sim *sim, uint32_t node, uint64_t restart_ms); /* restart_ms 0: stays down */
 void sim_daemon_pause(struct sim *sim, uint32_t node, uint64_t duration_ms);
 void sim_daemon_continue(struct sim *sim, uint32_t node);
@@ -127,7 +134,7 @@ void sim_corosync_start(struct sim *sim, uint32_t node);
 bool sim_wipe_store(struct sim *sim, uint32_t node);
 /* The definition of a device that switches this node, level 1, with the defaults. */
 void sim_fence_device(struct fence_device *device, const char *name, uint32_t node);
-/* The node's watchdog, from its daemon's next start or report on; 0: it has none. */
+/* The node has a watchdog, and its daemon is to arm it with this time; 0: it has none. */
 void sim_watchdog(struct sim *sim, uint32_t node, uint32_t watchdog_ms);
 /* The node's wall clock jumps by so much. */
 void sim_clock_jump(struct sim *sim, uint32_t node, int64_t ms);

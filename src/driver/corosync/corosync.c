@@ -182,18 +182,13 @@ static void corosync_join(struct group *group)
 	next_generation(cs);
 }
 
-static void corosync_force(struct group *group)
+static uint32_t corosync_token_ms(struct group *group)
 {
-	struct corosync *cs = of(group);
-
-	pthread_mutex_lock(&cs->shared.lock);
-	cs->shared.force = true;
-	pthread_mutex_unlock(&cs->shared.lock);
-	eventfd_write(cs->shared.wake_fd, 1);
+	return atomic_load(&of(group)->shared.token_ms);
 }
 
-static const struct group_ops ops = {
-	.send = corosync_send, .leave = corosync_leave, .join = corosync_join, .force = corosync_force};
+static const struct group_ops ops = {.send = corosync_send, .leave = corosync_leave, .join = corosync_join,
+	.token_ms = corosync_token_ms};
 
 static int start(struct corosync *cs, struct err *err)
 {

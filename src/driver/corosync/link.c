@@ -38,6 +38,7 @@ struct link {
 	cpg_handle_t cpg;
 	quorum_handle_t quorum;
 	votequorum_handle_t votes;
+	cmap_handle_t cmap;
 	int cpg_fd;
 	int quorum_fd;
 	int votes_fd;
@@ -116,7 +117,7 @@ static void busy(struct link *link, bool is_busy)
 /* ---- views ---- */
 
 /* Are the members of the process group quorate by themselves? False also where corosync does not answer. */
-static bool read_votes(struct link *link, uint64_t members, uint32_t *expected_votes)
+static bool read_votes(struct link *link, uint64_t members, uint32_t *expected_votes, bool *two_node)
 {
 	struct votequorum_info info;
 	struct votequorum_info own;
@@ -134,6 +135,7 @@ static bool read_votes(struct link *link, uint64_t members, uint32_t *expected_v
 		return false;
 	if ((own.flags & device) == device)
 		votes += own.qdevice_votes;
+	*two_node = own.flags & VOTEQUORUM_INFO_TWONODE;
 	*expected_votes =
 		own.highest_expected > own.node_expected_votes ? own.highest_expected : own.node_expected_votes;
 	return link->views.quorate && votes >= own.quorum;
@@ -155,17 +157,19 @@ static void look_at_views(struct link *link)
 {
 	struct group_view view;
 	uint32_t expected = link->views.told.expected_votes;
+	bool two_node = link->views.told.two_node;
 
 	if (views_due(&link->views, &view)) {
 		link->check_votes = false;
-		view.quorate = read_votes(link, view.members, &expected);
+		view.two_node = two_node;
+		view.quorate = read_votes(link, view.members, &expected, &view.two_node);
 		view.expected_votes = expected;
 		tell_view(link, &view);
 	}
 	if (!link->check_votes)
 		return;
 	link->check_votes = false;
-	bool quorate = read_votes(link, link->views.told.members, &expected);
+	bool quorate = read_votes(link, link->views.told.members, &expected, &two_node);
 	enum views_change change = views_compare(&link->views, quorate, expected, &view);
 	if (change == VIEWS_LOST)
 		tell_view(link, &view);
@@ -303,10 +307,13 @@ static void disconnect(struct link *link)
 		quorum_finalize(link->quorum);
 	if (link->votes)
 		votequorum_finalize(link->votes);
+	if (link->cmap)
+		cmap_finalize(link->cmap);
 	busy(link, false);
 	link->cpg = 0;
 	link->quorum = 0;
 	link->votes = 0;
+	link->cmap = 0;
 	link->connected = false;
 	link->views = (struct views){0};
 	link->view_number++; /* no view: what was sent in the last one is not sent in the next connection */
@@ -339,6 +346,15 @@ static void corosync_failed(struct link *link, const char *what, cs_error_t stat
 	go_down(link, &err);
 }
 
+/* The token that holds, with its coefficient; a reload of corosync.conf may change it at any time. */
+static void read_token(struct link *link)
+{
+	uint32_t token_ms = 0;
+
+	if (cmap_get_uint32(link->cmap, "runtime.config.totem.token", &token_ms) == CS_OK)
+		atomic_store(&link->shared->token_ms, token_ms);
+}
+
 static cs_error_t open_handles(struct link *link)
 {
 	cpg_model_v1_data_t cpg_model = {.model = CPG_MODEL_V1,
@@ -368,6 +384,10 @@ static cs_error_t open_handles(struct link *link)
 		rc = quorum_fd_get(link->quorum, &link->quorum_fd);
 	if (rc == CS_OK)
 		rc = votequorum_fd_get(link->votes, &link->votes_fd);
+	if (rc == CS_OK)
+		rc = cmap_initialize(&link->cmap);
+	if (rc == CS_OK)
+		read_token(link);
 	/* Last: from here on the others see us. TRY_AGAIN while a ring is being made; the connection is tried again
 	 * then. */
 	if (rc == CS_OK)
@@ -556,6 +576,8 @@ static void ping(struct link *link)
 	link->ping_at_ms = now + PING_MS;
 	busy(link, true);
 	cs_error_t rc = quorum_getquorate(link->quorum, &quorate);
+	if (rc == CS_OK)
+		read_token(link);
 	busy(link, false);
 	if (rc != CS_OK && rc != CS_ERR_TRY_AGAIN)
 		corosync_failed(link, "quorum", rc);
@@ -604,28 +626,6 @@ static bool follow(struct link *link)
 	return !ending;
 }
 
-/* What corosync-quorumtool -e does, and what ends the wait for nodes that never come back (wait_for_all). Corosync
- * raises the expected votes again by itself when they do. */
-static void force_if_asked(struct link *link)
-{
-	cmap_handle_t cmap;
-
-	pthread_mutex_lock(&link->shared->lock);
-	bool asked = link->shared->force;
-	link->shared->force = false;
-	pthread_mutex_unlock(&link->shared->lock);
-	if (!asked || !link->connected)
-		return;
-	busy(link, true);
-	if (cmap_initialize(&cmap) == CS_OK) {
-		cmap_set_uint8(cmap, "quorum.cancel_wait_for_all", 1);
-		cmap_finalize(cmap);
-	}
-	votequorum_setexpected(link->votes, (unsigned int)__builtin_popcountll(link->views.ring_members));
-	busy(link, false);
-	link->check_votes = true;
-}
-
 static void wait_for_work(struct link *link)
 {
 	struct pollfd fds[4] = {{.fd = link->shared->wake_fd, .events = POLLIN}, {.fd = -1}, {.fd = -1}, {.fd = -1}};
@@ -663,7 +663,6 @@ void *link_main(void *arg)
 			send_some(&link);
 		if (link.connected)
 			ping(&link);
-		force_if_asked(&link);
 		wait_for_work(&link);
 	}
 	sends_take(&link);

@@ -41,7 +41,6 @@ struct link_shared {
 	int out_fd;  /* eventfd: the loop has */
 	bool wanted; /* be in the group */
 	bool ending;
-	bool force; /* quorum, with the nodes that are here; the thread takes it back when it has asked */
 	uint64_t generation;
 	struct outgoing *send_first;
 	struct outgoing *send_last;
@@ -51,6 +50,7 @@ struct link_shared {
 	struct item *out_last;
 	size_t out_bytes;
 	struct corosync_counters counters;
+	_Atomic uint32_t token_ms;	/* the real one, read each second; 0: not known yet */
 	_Atomic uint64_t busy_since_ms; /* by link_now_ms: the thread is in a call of corosync; 0: it is not */
 };
 

@@ -26,6 +26,7 @@ struct net_config {
 	uint32_t node_count;
 	bool two_node;		/* votequorum's two_node with wait_for_all */
 	uint32_t delay_us;	/* typical time to order or to deliver a message */
+	uint32_t token_ms;	/* corosync's token: the loss of a node is seen 2.2 times that after it, or sooner */
 	bool exact;		/* no dice about times: always delay_us, and the minima below (scenarios) */
 	uint32_t slow_permille; /* deliveries that take up to 50 times that */
 	uint32_t lost_min_ms, lost_max_ms;   /* until the loss of a node makes a new ring */

@@ -42,7 +42,6 @@ struct machine {
 	struct hypervisor_fake *driver;
 	struct news *news; /* on their way to the daemon */
 	bool holds;
-	uint32_t watchdog_ms, token_ms;
 	bool fail_next[HV_STOPPING + 1];
 };
 
@@ -455,8 +454,6 @@ static int fake_facts(struct hypervisor *hv, struct node_facts *facts, struct er
 	strcpy(facts->accel, "tcg");
 	strcpy(facts->qemu_version, "7.2.22");
 	facts->postcopy = machine->config.postcopy;
-	facts->watchdog_ms = machine->watchdog_ms;
-	facts->token_ms = machine->token_ms;
 	facts->bridge_count = 1;
 	strcpy(facts->bridges[0].name, "br0");
 	return 0;
@@ -641,6 +638,15 @@ static void fake_kill(struct hypervisor *hv, const char *vm)
 	begin_step(instance);
 }
 
+/* SIGKILL: the process is gone a moment later, whatever it did. */
+static void fake_destroy(struct hypervisor *hv, const char *vm)
+{
+	struct instance *instance = find(machine_of(hv), vm);
+
+	if (instance)
+		instance_die(instance, GONE_DIED, "killed: this node may be lost to the cluster");
+}
+
 static void purge_run(void *ctx)
 {
 	struct purge *purge = ctx;
@@ -683,6 +689,7 @@ static const struct hypervisor_ops hv_ops = {
 	.run = fake_run,
 	.shutdown = fake_shutdown,
 	.kill = fake_kill,
+	.destroy = fake_destroy,
 	.purge = fake_purge,
 };
 
@@ -742,12 +749,6 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille)
 void machine_fail_next(struct machine *machine, enum hv_state step)
 {
 	machine->fail_next[step] = true;
-}
-
-void machine_set_watchdog(struct machine *machine, uint32_t watchdog_ms, uint32_t token_ms)
-{
-	machine->watchdog_ms = watchdog_ms;
-	machine->token_ms = token_ms;
 }
 
 bool machine_kill_qemu(struct machine *machine, const char *vm)

@@ -37,8 +37,6 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille);
 /* The next step of this kind fails: HV_STARTING, HV_PREPARING, HV_COPYING (before the stop), HV_SEALED (a copy, after
  * the stop) or HV_LOADING. */
 void machine_fail_next(struct machine *machine, enum hv_state step);
-/* What the node tells of its watchdog (0: none is armed), and of the token that decides how late a loss is seen. */
-void machine_set_watchdog(struct machine *machine, uint32_t watchdog_ms, uint32_t token_ms);
 /* Steps that are under way or begin now do not end until it is false. */
 void machine_hold(struct machine *machine, bool holds);
 

@@ -233,6 +233,20 @@ static void op_kill(struct hypervisor *hypervisor, const char *vm)
 	qemu_tell_later(qemu, &event);
 }
 
+static void op_destroy(struct hypervisor *hypervisor, const char *vm)
+{
+	struct instance *instance = qemu_instance(of(hypervisor), vm);
+	struct err why;
+
+	if (!instance)
+		return;
+	err_set(&why, ERR_UNAVAILABLE, "killed: this node may be lost to the cluster");
+	if (instance->state != HV_STOPPING)
+		instance_end(instance, ENDING_FAILED, &why);
+	else if (instance->process.pidfd >= 0)
+		process_kill(&instance->process);
+}
+
 struct purge_job {
 	struct job job;
 	struct qemu *qemu; /* for done alone */
@@ -487,6 +501,7 @@ static const struct hypervisor_ops ops = {
 	.run = op_run,
 	.shutdown = op_shutdown,
 	.kill = op_kill,
+	.destroy = op_destroy,
 	.purge = op_purge,
 };
 
