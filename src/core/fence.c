@@ -105,12 +105,30 @@ static bool may_go_on(const struct cluster *cluster, const struct node *node)
 	       !(cluster->ring & node_bit(node->id));
 }
 
+/* Its watchdog ends a node that is without quorum. The other half of two may have kept it, and feeds on. */
+static bool watchdog_counts(const struct cluster *cluster, const struct node *node)
+{
+	return node->facts.watchdog_ms && !(cluster->ring & node_bit(node->id)) && !is_half(cluster);
+}
+
 const struct node *fence_other_half(const struct cluster *cluster)
 {
 	for (uint32_t i = 0; i < NODES_MAX; i++)
 		if (may_go_on(cluster, &cluster->nodes[i]))
 			return &cluster->nodes[i];
 	return NULL;
+}
+
+bool fence_waits_for_other_half(struct step *step)
+{
+	const struct node *half = fence_other_half(step->cluster);
+
+	if (half)
+		refuse(step, ERR_NO_QUORUM,
+			"%s left and is not proven off, so it may go on by itself: nothing can be changed "
+			"until it is fenced, is back, or 'node confirm-off %s' was typed",
+			half->facts.name, half->facts.name);
+	return half;
 }
 
 uint32_t fence_limit(const struct cluster *cluster)
@@ -321,8 +339,8 @@ static void fenced(struct step *step, struct node *node)
 	const char *by = cluster_node_name(cluster, event->node);
 
 	if (event->proof == PROOF_WATCHDOG) {
-		if (!node->facts.watchdog_ms || (cluster->ring & node_bit(node->id))) {
-			refuse(step, ERR_PROTOCOL, "%s has no watchdog that could have ended it", node->facts.name);
+		if (!watchdog_counts(cluster, node)) {
+			refuse(step, ERR_PROTOCOL, "%s has no watchdog that must have ended it", node->facts.name);
 			return;
 		}
 		node->fence.proof = PROOF_WATCHDOG;
@@ -419,6 +437,8 @@ static void device_set(struct step *step)
 	struct fence_device *slot = NULL;
 	struct err err;
 
+	if (fence_waits_for_other_half(step))
+		return;
 	if (fence_device_check(device, &err) < 0) {
 		refuse(step, err.code, "%.200s", err.text);
 		return;
@@ -446,6 +466,8 @@ static void device_remove(struct step *step)
 {
 	struct cluster *cluster = step->cluster;
 
+	if (fence_waits_for_other_half(step))
+		return;
 	for (uint32_t i = 0; i < cluster->fence_device_count; i++) {
 		struct fence_device *device = &cluster->fence_devices[i];
 		if (strcmp(device->name, step->event->fence.name) != 0)
@@ -579,7 +601,7 @@ struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t target
 
 	if (!suspect->fence.id || suspect->state != NODE_LOST || !is_member(cluster, node))
 		return (struct fence_duty){.id = 0};
-	if (suspect->facts.watchdog_ms && suspect->fence.proof == PROOF_NONE && !(cluster->ring & node_bit(target)))
+	if (watchdog_counts(cluster, suspect) && suspect->fence.proof == PROOF_NONE)
 		duty.await_ms = timing_watchdog_proof_ms(suspect->facts.token_ms, suspect->facts.watchdog_ms);
 	if (suspect->fence.phase == FENCE_RUN && suspect->fence.by == node) {
 		duty.run = true;

@@ -64,6 +64,8 @@ uint64_t fence_deadline_ms(const struct cluster *cluster);
 /* NULL, or a node of which nobody knows whether it goes on by itself, as it may when the members are no majority (of two
  * nodes each may be quorate alone). What it and we would acknowledge could not both be kept. */
 const struct node *fence_other_half(const struct cluster *cluster);
+/* True, and the request is refused, where there is one. */
+bool fence_waits_for_other_half(struct step *step);
 /* How many nodes may be off by our hand at one time. */
 uint32_t fence_limit(const struct cluster *cluster);
 

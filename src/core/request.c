@@ -255,14 +255,8 @@ void request_step(struct step *step)
 	const struct event *event = step->event;
 	struct vm *vm = cluster_vm(step->cluster, event->kind == EVENT_VM_EDIT ? event->def.uuid : event->vm);
 
-	const struct node *half = fence_other_half(step->cluster);
-	if (half) {
-		refuse(step, ERR_NO_QUORUM,
-			"%s left and is not proven off, so it may go on by itself: nothing can be changed "
-			"until it is fenced, is back, or 'node confirm-off %s' was typed",
-			half->facts.name, half->facts.name);
+	if (fence_waits_for_other_half(step))
 		return;
-	}
 	if (event->kind == EVENT_VM_CREATE) {
 		create(step);
 		return;

@@ -33,6 +33,17 @@ void fence_stop(struct engine *engine)
 			work_end(engine, &engine->fence_work[i], i + 1);
 }
 
+void fence_spare(struct engine *engine)
+{
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		struct fence_work *work = &engine->fence_work[i];
+		if (!work->order || !(engine->view.members & node_bit(i + 1)))
+			continue;
+		cancel_orders(engine, work, i + 1);
+		work->order = 0; /* begun anew if the log still asks for it when this view is synced */
+	}
+}
+
 static void work_text(struct fence_work *work, const char *device, const char *text)
 {
 	size_t used = strlen(work->text);

@@ -279,6 +279,8 @@ void reconcile_fini(struct engine *engine);
 
 /* fence.c */
 void fence_look(struct engine *engine);
+/* A view has formed: who is in it is alive, and is not switched off while the log does not say so yet. */
+void fence_spare(struct engine *engine);
 /* Without quorum nobody is switched off: ends what runs. */
 void fence_stop(struct engine *engine);
 void fence_on_done(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);

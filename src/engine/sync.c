@@ -134,6 +134,7 @@ void sync_on_view(void *ctx, const struct group_view *view)
 		sync_out(engine, why);
 		return;
 	}
+	fence_spare(engine);
 	engine->sync = SYNC_BEGIN;
 	engine->sync_since_ms = loop_now_ms(engine->ports.loop);
 	service_view_lost(engine);

@@ -98,11 +98,10 @@ static bool was_resumed(const struct sim *sim, const struct task *task, bool any
 	return false;
 }
 
-static bool has_run_since(const struct sim *sim, const struct task *task)
+static bool has_run_since(const struct sim *sim, const struct task *task, uint64_t since_us)
 {
 	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (!strcmp(copy->guest->vm, task->vm_uuid) &&
-			LOOP_FAKE_WALL_MS + copy->began_us / 1000 + 2 * sim->config.skew_max_ms + 61000 >= task->started_ms)
+		if (!strcmp(copy->guest->vm, task->vm_uuid) && copy->began_us >= since_us)
 			return true;
 	return false;
 }
@@ -115,7 +114,7 @@ static const struct world_copy *executing(const struct sim *sim, const char *vm)
 	return NULL;
 }
 
-static void check_done(struct sim *sim, const struct sim_node *node, const struct task *task)
+static void check_done(struct sim *sim, const struct sim_node *node, const struct task *task, uint64_t since_us)
 {
 	struct check_vm *vm = check_vm(sim, task->vm_uuid);
 	const struct world_copy *copy = executing(sim, task->vm_uuid);
@@ -133,7 +132,7 @@ static void check_done(struct sim *sim, const struct sim_node *node, const struc
 		vm->must_run = copy && vm->off_asked == vm->off_answered && !vm->off_since;
 		break;
 	case TASK_START:
-		if (!has_run_since(sim, task))
+		if (!has_run_since(sim, task, since_us))
 			sim_violation(sim, "n%u says that %s was started (task %" PRIu64 "), but it never ran", node->id,
 				task->vm, task->id);
 		vm->must_run = copy && vm->off_asked == vm->off_answered && !vm->off_since;
@@ -158,7 +157,9 @@ void checks_tasks(struct sim *sim, const struct sim_node *node, const struct clu
 		uint64_t id = sim->checks->tasks[i];
 		if (id == cluster->vms[i].task)
 			continue;
+		uint64_t since_us = sim->checks->tasks_us[i];
 		sim->checks->tasks[i] = cluster->vms[i].task;
+		sim->checks->tasks_us[i] = timeline_now_us(sim->timeline);
 		const struct task *task = id ? cluster_task_find(cluster, id) : NULL;
 		if (!task)
 			continue;
@@ -166,7 +167,7 @@ void checks_tasks(struct sim *sim, const struct sim_node *node, const struct clu
 			sim_violation(sim, "n%u: %s has no task any more, but task %" PRIu64 " (%s) says that it runs",
 				node->id, task->vm, id, task_kind_name((int)task->kind));
 		else if (task->state == TASK_DONE)
-			check_done(sim, node, task);
+			check_done(sim, node, task, since_us);
 		else if (!task->text[0])
 			sim_violation(sim, "I8: n%u: task %" PRIu64 " (%s %s) is %s without a reason", node->id, id,
 				task_kind_name((int)task->kind), task->vm, task_state_name((int)task->state));

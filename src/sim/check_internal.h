@@ -46,6 +46,7 @@ struct check_point {
 	uint64_t digest;
 	uint64_t bytes_hash; /* 0: not looked at yet */
 	uint32_t node;	     /* that was there first */
+	bool alone;	     /* of two nodes, by the one that went on: may be dropped again */
 };
 
 struct check_line {
@@ -65,6 +66,7 @@ struct checks {
 	uint64_t history_teller; /* node and start of its daemon */
 	struct check_line *lines; /* all of them, as who was first has said them */
 	uint32_t line_count, line_capacity;
+	uint64_t tasks_us[SIM_VMS_MAX]; /* since when */
 	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
 	uint8_t *encoded;
 	size_t encoded_capacity;

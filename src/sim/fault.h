@@ -22,7 +22,12 @@
 	X(FAULT_GUEST, "a guest turns itself off")                                                                     \
 	X(FAULT_STEP, "the next step of a kind fails")                                                                 \
 	X(FAULT_HOLD, "a machine's steps do not end")                                                                  \
-	X(FAULT_STATE, "a saved state rots")
+	X(FAULT_STATE, "a saved state rots")                                                                           \
+	X(FAULT_LINK, "two nodes do not reach each other")                                                             \
+	X(FAULT_FLAP, "a node's network comes and goes")                                                               \
+	X(FAULT_CLOCK, "a wall clock jumps")                                                                           \
+	X(FAULT_DEVICE, "a fence device does not do what it should")                                                   \
+	X(FAULT_DEVICE_LIES, "a fence device lies, or is wired to another node")
 
 enum fault_kind { FAULT_KINDS(CLUSTER_CONSTANT) };
 enum { FAULT_KIND_COUNT = FAULT_KINDS(CLUSTER_COUNT) };
@@ -34,7 +39,8 @@ struct faults;
 struct mend {
 	struct faults *faults;
 	enum fault_kind kind;
-	uint32_t node; /* 0: the slot is free */
+	uint32_t node;	/* 0: the slot is free */
+	uint32_t again; /* FLAP: so many times more */
 	struct timeline_item *item;
 };
 

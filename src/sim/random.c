@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/random.h"
+#include "sim/drill.h"
 #include "sim/fault.h"
 
 #include <stdio.h>
@@ -13,6 +14,7 @@ struct random_run {
 	struct faults faults;
 	uint32_t vms; /* to have at a time */
 	uint32_t request_ms, fault_ms; /* typical times between two */
+	struct drill_config fences;
 	uint64_t end_ms;
 };
 
@@ -42,8 +44,29 @@ static void configure(struct sim_config *config, struct prng *dice, const struct
 	config->snapshot_every = PICK(dice, 5, 30, 30, 1000);
 	config->skew_max_ms = PICK(dice, 0, 50, 120000);
 	config->memory_mib = PICK(dice, 2048, 8192, 65536);
+	config->fence_step_ms = PICK(dice, 20, 100, 800);
+	config->split_two = options->split_two;
 	config->trace = options->trace;
 	config->trace_ctx = options->trace_ctx;
+}
+
+void random_device_name(char name[NAME_BYTES], uint32_t node, uint32_t level)
+{
+	snprintf(name, NAME_BYTES, "%s-n%u", level == 1 ? "ipmi" : "pdu", node);
+}
+
+static void configure_fences(struct random_run *run)
+{
+	struct sim *sim = run->sim;
+	struct drill_config *fences = &run->fences;
+
+	fences->levels = PICK(&run->dice, 0, 1, 1, 1, 2);
+	fences->limit_ms = PICK(&run->dice, 3000, 6000);
+	fences->watchdog_ms = PICK(&run->dice, 0, 0, 3000, 8000);
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		fences->devices |= prng_chance(&run->dice, 900) ? node_bit(id) : 0;
+		sim_watchdog(sim, id, prng_chance(&run->dice, 800) ? fences->watchdog_ms : 0);
+	}
 }
 
 /* One of the VMs that were ever created. */
@@ -93,12 +116,38 @@ static void ask_edit(struct random_run *run, const struct vm_def *def)
 	ask(run, EVENT_VM_EDIT, &edited, 0, false);
 }
 
+/* About nodes: a device is set or removed, a lost node is fenced by hand, or was looked at and is off. */
+static void ask_about_nodes(struct random_run *run)
+{
+	struct sim *sim = run->sim;
+	uint32_t node = any_node(run), throw = prng_below(&run->dice, 10);
+	struct event event = {.target = node, .by = "root"};
+
+	if (throw < 4 && run->fences.levels) {
+		event.kind = throw ? EVENT_FENCE_SET : EVENT_FENCE_REMOVE;
+		drill_device(&run->fences, &event.fence, node, 1 + prng_below(&run->dice, run->fences.levels));
+	} else if (throw < 7) {
+		event.kind = EVENT_NODE_FENCE;
+		event.force = prng_chance(&run->dice, 100);
+	} else if (!sim->nodes[node].powered) {
+		event.kind = EVENT_NODE_CONFIRM_OFF;
+		strcpy(event.text, sim->nodes[node].name);
+	} else {
+		return;
+	}
+	sim_request(sim, any_node(run), &event, NULL, NULL);
+}
+
 static void ask_something(struct random_run *run)
 {
 	const struct vm_def *def = any_vm(run);
 	uint32_t target = prng_chance(&run->dice, 400) ? any_node(run) : 0;
 	uint32_t throw = prng_below(&run->dice, 100);
 
+	if (prng_chance(&run->dice, 40)) {
+		ask_about_nodes(run);
+		return;
+	}
 	if (!def || run->sim->vm_count < run->vms / 2 || throw < 5)
 		ask_create(run);
 	else if (throw < 30)
@@ -155,14 +204,18 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	sim_trace(sim, "seed %llu: %u nodes%s, %u VMs, faults %x", (unsigned long long)seed, config.node_count,
 		config.two_node ? " (two_node)" : "", run.vms, run.faults.kinds);
 
+	configure_fences(&run);
 	for (uint32_t id = 1; id <= config.node_count; id++)
 		sim_power_on(sim, id);
 	sim_run_ms(sim, 4000);
+	drill_define(sim, &run.fences);
 	timeline_after(sim->timeline, 0, on_request, &run);
 	timeline_after(sim->timeline, 0, on_fault, &run);
 	sim_run_until_ms(sim, run.end_ms);
 	faults_end(&run.faults);
 	sim_settle(sim, SETTLE_MS);
+	if (prng_chance(&run.dice, 500))
+		drill_run(sim, &run.fences, &run.dice);
 
 	memcpy(result->violation, sim->violation, sizeof(result->violation));
 	result->at_us = sim->violation_us;

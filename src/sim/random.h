@@ -9,6 +9,7 @@
 
 struct random_options {
 	uint32_t nodes;	     /* 0: by the dice */
+	bool split_two;	     /* partitions of two_node clusters too */
 	uint64_t duration_ms; /* of the time with faults; 0: by the dice */
 	void (*trace)(void *ctx, uint64_t now_us, const char *line);
 	void *trace_ctx;
@@ -22,5 +23,8 @@ struct random_result {
 	uint64_t index; /* events committed */
 	uint64_t virtual_ms;
 };
+
+/* The name of a node's device of that level. */
+void random_device_name(char name[NAME_BYTES], uint32_t node, uint32_t level);
 
 void random_run(uint64_t seed, const struct random_options *options, struct random_result *result);

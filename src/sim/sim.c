@@ -185,9 +185,11 @@ enum { QUIET_MS = 20000 };
 static const char *settle_look(struct sim *sim)
 {
 	sim_run_ms(sim, 500);
-	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		sim_power_on(sim, id); /* somebody looks after nodes that were fenced */
 		if (sim->nodes[id].refused)
 			sim_wipe_store(sim, id);
+	}
 	return check_end(sim);
 }
 
