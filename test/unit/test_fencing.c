@@ -358,6 +358,23 @@ static void a_watchdogs_time_is_proof(void **state)
 	fini(&w);
 }
 
+/* B6: the other half of two may have kept its quorum, and then it feeds its watchdog for ever. */
+static void between_two_halves_a_watchdog_is_no_proof(void **state)
+{
+	struct world w;
+
+	(void)state;
+	cluster_of(&w, 2, 5000);
+	run_vm(&w, "web", 2, PRIORITY_MEDIUM);
+	view(&w, 0x1, 0);
+	assert_int_equal(core_fence_duty(w.cluster, 2, 1).await_ms, 0);
+	struct event fenced = {
+		.kind = EVENT_FENCED, .node = 1, .target = 2, .task = node(&w, 2)->fence.id, .proof = PROOF_WATCHDOG};
+	assert_int_equal(feed(&w, fenced), ERR_PROTOCOL);
+	assert_int_equal(vm(&w, "web")->state, VM_BLOCKED);
+	fini(&w);
+}
+
 /* Users hate nodes that reset for no proper reason: a node without a VM is left alone. */
 static void a_node_without_a_vm_is_not_fenced(void **state)
 {
@@ -432,6 +449,7 @@ int main(void)
 		cmocka_unit_test(a_device_that_lied_is_not_used_again),
 		cmocka_unit_test(the_override_is_refused_while_the_node_is_seen),
 		cmocka_unit_test(a_watchdogs_time_is_proof),
+		cmocka_unit_test(between_two_halves_a_watchdog_is_no_proof),
 		cmocka_unit_test(a_node_without_a_vm_is_not_fenced),
 		cmocka_unit_test(the_half_with_less_to_lose_waits),
 		cmocka_unit_test(vms_of_a_dead_node_start_by_priority),
