@@ -10,6 +10,100 @@ links_of() { # NODE WHAT
 	esac
 }
 
+wire_pid() { enter switch pgrep -o -f -x "watari-wire $1 .*"; } # PORT
+
+wire_remove() { # PORT
+	local pid
+	if pid=$(wire_pid "$1"); then enter switch kill -KILL "$pid" || :; fi
+	switch_ip link del "$1w" 2> /dev/null || :
+}
+
+bridge_of() { [[ $1 == *c ]] && echo cluster || echo guests; } # PORT
+
+# Puts a bad cable between a port and the switch (lab/wire.c).
+wire_insert() { # PORT WAY...
+	wire_remove "$1"
+	switch_ip link set "$1" nomaster up
+	switch_ip tuntap add "$1w" mode tap vnet_hdr
+	switch_ip link set "$1w" master "$(bridge_of "$1")" up
+	enter switch "$build/lab/wire" "$1" "$1w" "${@:2}" || {
+		heal_link "$1"
+		die 64 "the cable of ${1%?} is whole"
+	}
+}
+
+heal_link() { # PORT
+	wire_remove "$1"
+	switch_ip link set "$1" master "$(bridge_of "$1")" up
+}
+
+# cut NODE WHAT [--in|--out]
+cut_link() { # NODE WHAT [--in|--out]
+	local link
+	case ${3:-} in
+	'') for link in $(links_of "$1" "$2"); do switch_ip link set "$link" down; done ;;
+	--in | --out) for link in $(links_of "$1" "$2"); do wire_insert "$link" "${3#--}:loss=100"; done ;;
+	*) die 64 "cut $1 $2: --in, --out or both by neither, not '$3'" ;;
+	esac
+}
+
+do_degrade() {
+	local node=${1:-} what=${2:-} ways=(in out) keys='' link
+	need_powered "$node"
+	[ "$(links_of "$node" "$what")" ] || die 64 "degrade what? network, cluster or guests"
+	shift 2
+	while (($#)); do
+		case $1 in
+		--in | --out) ways=("${1#--}") && shift && continue ;;
+		--loss | --delay | --jitter | --duplicate | --reorder | --mtu) ;;
+		*) die 64 "degrade: what is '$1'? See --help" ;;
+		esac
+		(($# > 1)) || die 64 "$1 wants a number"
+		keys+=${keys:+,}${1#--}=$2
+		shift 2
+	done
+	[ "$keys" ] || die 64 "degrade: by --loss, --delay, --jitter, --duplicate, --reorder or --mtu"
+	for link in $(links_of "$node" "$what"); do wire_insert "$link" "${ways[@]/%/:$keys}"; done
+}
+
+link_state() { # PORT
+	if ! link_is_up "$1"; then echo cut; elif wire_pid "$1" > /dev/null; then echo bad; else echo up; fi
+}
+
+# The pids, in NODE, of what a user calls watarid, corosync, or qemu with a VM's name.
+pids_in() { # NODE WHAT [VM]
+	case $2 in
+	watarid | corosync) enter "$1" pgrep -x "$2" ;;
+	qemu) enter "$1" pgrep -f "^[^ ]*qemu-system[^ ]* .*guest=${3//./\\.}," ;;
+	esac
+}
+
+signal_process() { # SIGNAL NODE WHAT [VM]
+	local pids
+	need_powered "${2:-}"
+	case ${3:-} in
+	watarid | corosync) (($# == 3)) || die 64 "no VM for $3" ;;
+	qemu) [[ ${4:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || die 64 "the QEMU of which VM?" ;;
+	*) die 64 "which? watarid, corosync, or qemu VM" ;;
+	esac
+	pids=$(pids_in "${@:2}") || die 69 "$2 runs no $3 ${4:-}"
+	# shellcheck disable=SC2086 # several words
+	enter "$2" kill "-$1" $pids
+}
+
+do_stop() { signal_process STOP "$@"; }
+do_cont() { signal_process CONT "$@"; }
+
+do_kill() {
+	local waited
+	signal_process KILL "$@"
+	for ((waited = 0; waited < 1000; waited++)); do
+		pids_in "$@" > /dev/null || return 0
+		sleep 0.02
+	done
+	die 74 "$1: $2 does not die"
+}
+
 link_is_up() { switch_ip -o link show "$1" 2> /dev/null | grep -q '[<,]UP[,>]'; }
 
 # What the node sees at /srv/watari: ok, readonly, gone (an empty directory covers it), and over FUSE also hang (whoever

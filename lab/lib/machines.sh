@@ -115,6 +115,8 @@ machine_spawn() { # NAME
 }
 
 link_del() { # NODE
+	wire_remove "$1c"
+	wire_remove "$1g"
 	switch_ip link del "$1c" 2> /dev/null || :
 	switch_ip link del "$1g" 2> /dev/null || :
 }

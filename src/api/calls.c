@@ -14,6 +14,9 @@
 const struct api_verb api_verbs[] = {
 	{"api.list", false, {}, call_api_list, "the calls of this API and their arguments"},
 	{"cluster.status", false, {}, call_cluster_status, "quorum, membership and counts, as this node sees them"},
+	{"cluster.force_quorum", true, {
+		{"confirm", ARG_TEXT, true, NAME_BYTES - 1, "the name of the node that is asked, typed by the one who takes the risk"},
+	}, call_force_quorum, "make the nodes that this one sees a quorum, although they are no majority"},
 	{"node.list", false, {}, call_node_list, "all nodes"},
 	{"node.show", false, {
 		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
@@ -351,6 +354,12 @@ static void submit_reply(void *ctx, const struct engine_reply *reply)
 	if (reply->text[0])
 		json_object_set_new(result, "text", json_string(reply->text));
 	call_result(call, result);
+}
+
+void call_submit_forced(struct api_call *call)
+{
+	log_warning("api: %s forces quorum", call->client->name);
+	engine_force_quorum(call->api->engine, call->client->name, submit_reply, call);
 }
 
 void call_submit(struct api_call *call)

@@ -306,3 +306,19 @@ void call_vm_cancel(struct api_call *call, const json_t *args)
 {
 	simple_change(call, args, EVENT_VM_CANCEL);
 }
+
+void call_force_quorum(struct api_call *call, const json_t *args)
+{
+	const char *confirm = json_string_value(json_object_get(args, "confirm"));
+	struct engine_status status;
+	struct err err;
+
+	engine_get_status(call->api->engine, &status);
+	if (strcmp(confirm, status.node_name) != 0) {
+		err_set(&err, ERR_INVALID, "confirm: '%s' is not the name of this node", confirm);
+		call_fail_hint(call, &err, "quorum is forced on the node that is asked: type that node's name");
+		return;
+	}
+	event_new(call, EVENT_QUORUM_FORCED);
+	call_submit_forced(call);
+}

@@ -113,6 +113,7 @@ void call_fail_hint(struct api_call *call, const struct err *err, const char *hi
 void call_drop(struct api_call *call);
 /* Hands call->event to the engine and answers with what becomes of it. */
 void call_submit(struct api_call *call);
+void call_submit_forced(struct api_call *call);
 
 /* changes.c */
 /* The VM that args name, or NULL after the call was answered. */
@@ -137,6 +138,7 @@ int definition_from_json(const struct cluster *cluster, const json_t *json, stru
 
 /* reads.c */
 void call_api_list(struct api_call *call, const json_t *args);
+void call_force_quorum(struct api_call *call, const json_t *args);
 void call_cluster_status(struct api_call *call, const json_t *args);
 void call_node_list(struct api_call *call, const json_t *args);
 void call_node_show(struct api_call *call, const json_t *args);

@@ -233,6 +233,19 @@ static void print_taken(const struct cli *cli, const json_t *result, const char 
 		printf("%s\n", done);
 }
 
+int run_force_quorum(struct cli *cli)
+{
+	const char *node = cli_option(cli, "yes");
+
+	if (!node) {
+		snprintf(cli->hint, sizeof(cli->hint),
+			"'watari cluster force-quorum --help' says what you risk; then --yes with this node's name");
+		return err_set(&cli->err, ERR_NEEDS_FORCE, "forcing quorum needs this node's name typed");
+	}
+	return cli_change(cli, "cluster.force_quorum", NULL, json_pack("{s:s}", "confirm", node),
+		"Quorum is forced; 'watari status' shows what is blocked until its node is proven off");
+}
+
 int cli_change(struct cli *cli, const char *call, const char *vm, json_t *args, const char *done)
 {
 	CLEANUP_JSON json_t *ours = args;

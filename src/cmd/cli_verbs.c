@@ -44,6 +44,8 @@ const struct opt cli_task_opts[] = {
 		"applied on top", 0, COMPLETE_FILE, 0}
 
 const struct noun cli_nouns[] = {
+	{"cluster", "the cluster as a whole",
+		"What concerns all nodes at once. 'watari status' shows it on one page."},
 	{"node", "the servers of the cluster",
 		"A node is a server that takes part in the cluster. It is online when it is in the quorate membership and has "
 		"told what it can do (memory, CPUs, bridges); lost when it has left the membership."},
@@ -76,6 +78,18 @@ const struct verb cli_verbs[] = {
 			{"vm", 0, "VM", "only lines about this VM", 0, COMPLETE_VM, 0},
 			{"follow", 'F', NULL, "go on with what happens from now", 0, 0, 0}},
 		.examples = {"watari log", "watari log --since 2h --vm web", "watari log --follow"}},
+
+	{.noun = "cluster", .name = "force-quorum", .run = run_force_quorum,
+		.summary = "go on without a majority, when the other nodes never come back",
+		.text = "A cluster without a majority of its nodes changes nothing, since the others may be going on without it. "
+			"When they are lost for good, this makes the nodes that are left a quorum. What you risk: (1) what the "
+			"others committed last, and these nodes do not know, is lost; (2) if the others are alive and quorum is "
+			"forced there too, both sides change the cluster apart, and only one side's changes are kept. What you do "
+			"not risk: a VM of a lost node is still not started before that node is proven off ('watari node "
+			"confirm-off', or its fence device). Corosync goes back to counting a majority by itself when the others "
+			"return. Run it on one node, with that node's own name typed after --yes.",
+		.opts = {{"yes", 'y', "NODE", "this node's name: you have read what you risk", 0, COMPLETE_NODE, 0}},
+		.examples = {"watari cluster force-quorum --yes n1"}},
 
 	{.noun = "node", .name = "list", .run = run_node_list, .summary = "all nodes with their memory and VMs",
 		.examples = {"watari node list", "watari node list -o json"}},

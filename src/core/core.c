@@ -145,8 +145,8 @@ static void node_report_step(struct step *step)
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		const struct node *other = &cluster->nodes[i];
 		if (other != node && other->id && !strcmp(other->facts.name, event->facts.name)) {
-			refuse(step, ERR_EXISTS, "node id %u and node id %u both call themselves %s", node->id, other->id,
-				event->facts.name);
+			refuse(step, ERR_EXISTS, "node id %u and node id %u both call themselves %s", node->id,
+				other->id, event->facts.name);
 			return;
 		}
 	}
@@ -206,6 +206,16 @@ uint64_t core_deadline_ms(const struct cluster *cluster)
 			first = due;
 	}
 	return first;
+}
+
+/* Changes nothing that is decided on: the log says for ever who took the risk. */
+static void quorum_forced_step(struct step *step)
+{
+	struct node *node = &step->cluster->nodes[step->event->node - 1];
+	char why[REASON_BYTES];
+
+	reason_set(why, "quorum was forced here by %s", step->event->by);
+	node_touch(step, node, node->state, why);
 }
 
 /* A request that was sent again after a view change counts once. */
@@ -270,6 +280,9 @@ static void dispatch(struct step *step)
 	case EVENT_NODE_CONFIRM_OFF:
 	case EVENT_NODE_FENCE:
 		fence_request_step(step);
+		return;
+	case EVENT_QUORUM_FORCED:
+		quorum_forced_step(step);
 		return;
 	case EVENT_FENCED:
 	case EVENT_FENCE_FAILED:

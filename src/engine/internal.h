@@ -195,6 +195,7 @@ struct engine {
 	bool first_sent;
 	uint32_t best;
 	struct peer peers[NODES_MAX];
+	bool forced; /* an administrator made these members a quorum; until there is a real one */
 	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
 	struct entries incoming;
 	struct blob snapshot; /* being received or sent */

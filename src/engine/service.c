@@ -102,7 +102,8 @@ static void on_reply_late(void *ctx)
 
 	pending->timer = NULL;
 	snprintf(reply.text, sizeof(reply.text),
-		"the cluster did not commit the request within %d s (%s); it may still take effect", ENGINE_REPLY_MS / 1000,
+		"the cluster did not commit the request within %d s (%s); it may still take effect",
+		ENGINE_REPLY_MS / 1000,
 		pending->engine->out_reason[0] ? pending->engine->out_reason : "no answer from a majority");
 	pending_reply(pending->engine, pending, &reply);
 }
@@ -131,17 +132,11 @@ void service_view_lost(struct engine *engine)
 		pending->sent = false;
 }
 
-void engine_submit(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
+static void queue(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
 {
 	struct pending **at = &engine->pending;
 	bool waiting = false;
 
-	if (engine->sync == SYNC_OUT) {
-		struct engine_reply refused = {.code = ERR_NO_QUORUM};
-		snprintf(refused.text, sizeof(refused.text), "this node cannot change the cluster: %s", engine->out_reason);
-		reply(ctx, &refused);
-		return;
-	}
 	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
 	assert(event);
 	*event = *request;
@@ -167,6 +162,36 @@ void engine_submit(struct engine *engine, const struct event *request, engine_re
 	*at = pending;
 	if (engine->sync == SYNC_DONE && !waiting)
 		pending_send(engine, pending);
+}
+
+void engine_submit(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
+{
+	if (engine->sync == SYNC_OUT) {
+		struct engine_reply refused = {.code = ERR_NO_QUORUM};
+		snprintf(refused.text, sizeof(refused.text), "this node cannot change the cluster: %s",
+			engine->out_reason);
+		reply(ctx, &refused);
+		return;
+	}
+	queue(engine, request, reply, ctx);
+}
+
+void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx)
+{
+	struct event event = {.kind = EVENT_QUORUM_FORCED};
+	struct engine_reply refused = {.code = ERR_UNFIT};
+
+	if (engine->sync != SYNC_OUT || !engine->in_group) {
+		snprintf(refused.text, sizeof(refused.text), "%s",
+			engine->in_group ? "this node has quorum: there is nothing to force"
+					 : "corosync does not answer here: start it first, quorum is its to say");
+		reply(ctx, &refused);
+		return;
+	}
+	snprintf(event.by, sizeof(event.by), "%s", by);
+	engine->forced = true;
+	group_force(engine->ports.group);
+	queue(engine, &event, reply, ctx);
 }
 
 void engine_forget(struct engine *engine, void *ctx)
@@ -195,9 +220,8 @@ void engine_try(struct engine *engine, const struct event *request, struct engin
 static void answer_own(struct engine *engine, const struct event *event)
 {
 	struct pending *pending = engine->pending;
-	struct engine_reply reply = {.code = engine->outcome->code,
-		.task = engine->outcome->task,
-		.index = engine->cluster->index};
+	struct engine_reply reply = {
+		.code = engine->outcome->code, .task = engine->outcome->task, .index = engine->cluster->index};
 
 	if (event->node != engine->ports.group->node || event->incarnation != engine->config.incarnation || !event->seq)
 		return;

@@ -83,6 +83,12 @@ void engine_submit(struct engine *engine, const struct event *event, engine_repl
  * is sent, and what only the target's machine knows is not asked. */
 void engine_try(struct engine *engine, const struct event *event, struct engine_reply *reply);
 
+/* Makes the nodes that this one sees a quorum, although they are not a majority: for when the others never come back.
+ * What those have committed last and these do not know is lost, and two sides that are both forced run VMs twice; only
+ * proof that the others are off (fence, confirm-off) makes it safe, and nothing of theirs starts without it. Refused
+ * where there is quorum. The reply comes when it is committed, which is the audit; as engine_submit otherwise. */
+void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx);
+
 /* The caller goes away: its reply is not called any more. */
 void engine_forget(struct engine *engine, void *ctx);
 

@@ -99,12 +99,14 @@ static uint64_t last_view(const struct engine *engine)
  * Of two nodes one may go on alone, and only the one that cannot have missed anything: it was synced with the other and
  * not out since, or its log says that it was alone already. (The other's log would not say so: what two commit together
  * both have on disk.) */
-static bool enough_members(const struct engine *engine, const struct group_view *view, char *why, size_t size)
+static bool enough_members(struct engine *engine, const struct group_view *view, char *why, size_t size)
 {
 	uint32_t members = (uint32_t)__builtin_popcountll(view->members);
 	uint32_t needed = view->expected_votes / 2 + 1;
 
 	if (members >= needed)
+		engine->forced = false;
+	if (members >= needed || engine->forced)
 		return true;
 	if (view->expected_votes != 2) {
 		snprintf(why, size, "only %u of %u nodes' daemons are here, %u are needed", members,

@@ -33,6 +33,7 @@
 	X(EVENT_FENCE_REMOVE, "fence-remove") /* fence.name */                                                         \
 	X(EVENT_NODE_CONFIRM_OFF, "node-confirm-off") /* target; text: its name, typed by a person who saw it off */   \
 	X(EVENT_NODE_FENCE, "node-fence") /* target, a lost node: try its devices again now; force: past the limiter */ \
+	X(EVENT_QUORUM_FORCED, "quorum-forced") /* node: where an administrator made the nodes that are here a quorum */ \
 	X(EVENT_FENCED, "fenced")	  /* report: target is proven dead; task: fencing.id, epoch: began_index; proof */ \
 	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */
 

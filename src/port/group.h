@@ -49,6 +49,9 @@ struct group_ops {
 	void (*join)(struct group *group);
 	/* The real token, in ms, as it is by now; 0: not known. May be NULL. */
 	uint32_t (*token_ms)(struct group *group);
+	/* An administrator's last resort: let the nodes that this one sees be a quorum from now on. What came of it is a
+	 * view, or none. Never blocks. */
+	void (*force)(struct group *group);
 };
 
 struct group {
@@ -68,6 +71,10 @@ static inline uint32_t group_token_ms(struct group *group)
 static inline void group_leave(struct group *group)
 {
 	group->ops->leave(group);
+}
+static inline void group_force(struct group *group)
+{
+	group->ops->force(group);
 }
 static inline void group_join(struct group *group)
 {

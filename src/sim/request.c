@@ -101,7 +101,10 @@ bool sim_request(struct sim *sim, uint32_t node, const struct event *event, engi
 			event->force ? " force" : "", event->dry_run ? " dry-run" : "");
 	}
 	checks_asked(sim, node, event);
-	engine_submit(sim->nodes[node].engine, event, on_reply, request);
+	if (event->kind == EVENT_QUORUM_FORCED)
+		engine_force_quorum(sim->nodes[node].engine, event->by, on_reply, request);
+	else
+		engine_submit(sim->nodes[node].engine, event, on_reply, request);
 	return true;
 }
 

@@ -219,8 +219,24 @@ class Lab:
     def cut(self, node, what, *how):
         self.tool("cut", node, what, *how)
 
-    def heal(self, node, what):
+    def degrade(self, node, what, way=None, **how):
+        """A bad cable: loss=30, delay=, jitter=, duplicate=, reorder=, mtu=; way "in" or "out" for one direction alone."""
+        options = [word for name, value in how.items() for word in (f"--{name}", value)]
+        self.tool("degrade", node, what, *([f"--{way}"] if way else []), *options)
+
+    def heal(self, node, what="all"):
         self.tool("heal", node, what)
+
+    def stop(self, node, what, *vm):
+        """SIGSTOP to its watarid, corosync, or the QEMU of a VM."""
+        self.tool("stop", node, what, *vm)
+
+    def cont(self, node, what, *vm):
+        self.tool("cont", node, what, *vm)
+
+    def kill(self, node, what, *vm):
+        """SIGKILL; returns when it is gone."""
+        self.tool("kill", node, what, *vm)
 
     def kill_daemon(self, node, daemon="watarid"):
         self.tool("kill-daemon", node, daemon)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab keeps its own promises: what the other integration tests stand on."""
+import json
 import os
 import pathlib
 import re
@@ -150,6 +151,90 @@ def test_a_cut_cable_takes_quorum_and_gives_it_back(lab):
     lab.heal("n2", "network")
     lab.wait_members("n2", 3)
     assert lab.is_quorate("n2")
+
+
+ECHO = """
+import socket, sys
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echo.bind(("0.0.0.0", 7007))
+print("ready", flush=True)
+while True:
+    data, peer = echo.recvfrom(4000)
+    echo.sendto(data, peer)
+"""
+ASK = """
+import json, select, socket, sys, time
+size, count, rtt, order = int(sys.argv[1]), 200, {}, []
+ask = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ask.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER: never
+ask.connect(("10.70.0.2", 7007))
+sent = {}
+def take(until):
+    while (left := until - time.monotonic()) > 0 and select.select([ask], [], [], left)[0]:
+        number = int(ask.recv(4000).split()[0])
+        order.append(number)
+        rtt.setdefault(number, time.monotonic() - sent[number])
+for number in range(count):
+    sent[number] = time.monotonic()
+    ask.send(str(number).encode().ljust(size))
+    take(time.monotonic() + 0.003)
+take(time.monotonic() + 1.5)
+print(json.dumps({"answered": len(rtt), "copies": len(order) - len(rtt), "rtt_ms": 1000 * min(rtt.values(), default=0),
+                  "back": sum(a > b for a, b in zip(order, order[1:]))}))
+"""
+
+
+def test_a_cable_can_be_bad_in_one_direction_or_both(lab):
+    """Half of what happens to networks is not a cut: the odd fault must be what it says, and only that."""
+    def ask(size=100):
+        return json.loads(lab.exec("n1", "/usr/bin/python3", "-c", ASK, size).stdout)
+    echo = lab.popen("exec", "n2", "--", "/usr/bin/python3", "-c", ECHO, stdout=subprocess.PIPE)
+    try:
+        assert echo.stdout.readline() == "ready\n"
+        assert ask() == {"answered": 200, "copies": 0, "rtt_ms": pytest.approx(0, abs=50), "back": 0}
+        lab.degrade("n2", "cluster", loss=30)
+        assert lab.status()["n2"]["cluster"] == "bad" and lab.status()["n2"]["guests"] == "up"
+        assert 50 < ask()["answered"] < 150, "both ways get through with 49 %"
+        lab.degrade("n2", "cluster", way="out", loss=30)
+        assert 100 < ask()["answered"] < 180, "one way gets through with 70 %"
+        lab.degrade("n2", "cluster", delay=40, jitter=60, duplicate=50)
+        seen = ask()
+        assert seen["answered"] == 200 and seen["copies"] > 100 and seen["rtt_ms"] >= 80 and seen["back"] > 20
+        lab.degrade("n2", "cluster", way="in", reorder=50)
+        assert ask()["back"] > 20
+        lab.degrade("n2", "cluster", mtu=600)
+        assert (ask(400)["answered"], ask(900)["answered"]) == (200, 0)
+        lab.heal("n2", "cluster")
+        assert ask(900)["answered"] == 200 and lab.status()["n2"]["cluster"] == "up"
+    finally:
+        echo.send_signal(signal.SIGTERM)
+        echo.wait(10)
+    for way in ("--in", "--out"):
+        lab.cut("n2", "network", way)
+        lab.wait_members("n1", 2)
+        lab.wait_members("n2", 1)
+        lab.heal("n2")
+        lab.wait_members("n2", 3)
+    for options in (("--loss", "101"), ("--loss",), ("--speed", "1"), ("--delay", "-1"), ()):
+        assert lab.tool("degrade", "n2", "cluster", *options, check=False).returncode == 64, options
+    assert lab.status()["n2"]["cluster"] == "up", "what was refused changed nothing"
+
+
+def test_processes_can_be_stopped_and_killed(lab):
+    lab.stop("n2", "corosync")
+    lab.wait_members("n1", 2)
+    assert lab.status()["n2"]["members"] == 0, "who is stopped does not answer, and status does not wait for it"
+    lab.cont("n2", "corosync")
+    lab.wait_members("n2", 3)
+    lab.kill("n2", "corosync")
+    assert not lab.status()["n2"]["corosync"]
+    lab.spawn("n2", "bash", "-c", "exec -a qemu-system-x86_64 /usr/bin/python3 -c 'import time; time.sleep(9999)' "
+              "-name guest=web.1,debug-threads=on")
+    for words, status in ((("n2", "qemu"), 64), (("n2", "qemu", "web"), 69), (("n2", "watarid"), 69), (("n2", "bash"), 64),
+                          (("n2", "qemu", "webx1"), 69), (("n2", "qemu", "-x"), 64)):
+        assert lab.tool("kill", *words, check=False).returncode == status, words
+    lab.kill("n2", "qemu", "web.1")
+    assert lab.tool("kill", "n2", "qemu", "web.1", check=False).returncode == 69
 
 
 def test_storage_can_be_cut_for_one_node(lab):

@@ -413,7 +413,7 @@ static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint6
 	(void)hv, (void)vm, (void)keep, (void)below;
 }
 
-static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join};
+static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join, .force = leave};
 static const struct store_ops store_ops = {
 	.load = store_load,
 	.append = store_append,

@@ -272,7 +272,7 @@ static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint6
 }
 
 static const struct loop_ops loop_ops = {.now_ms = now_ms, .wall_ms = wall_ms, .timer_set = timer_set, .timer_cancel = timer_cancel};
-static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join};
+static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join, .force = leave};
 static const struct store_ops store_ops = {
 	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install,
 	.pledge = store_pledge, .note = store_note, .lines = store_lines};

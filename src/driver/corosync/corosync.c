@@ -187,7 +187,18 @@ static uint32_t corosync_token_ms(struct group *group)
 	return atomic_load(&of(group)->shared.token_ms);
 }
 
-static const struct group_ops ops = {.send = corosync_send, .leave = corosync_leave, .join = corosync_join,
+static void corosync_force(struct group *group)
+{
+	struct corosync *cs = of(group);
+
+	pthread_mutex_lock(&cs->shared.lock);
+	cs->shared.force = true;
+	pthread_mutex_unlock(&cs->shared.lock);
+	eventfd_write(cs->shared.wake_fd, 1);
+}
+
+static const struct group_ops ops = {
+	.send = corosync_send, .leave = corosync_leave, .join = corosync_join, .force = corosync_force,
 	.token_ms = corosync_token_ms};
 
 static int start(struct corosync *cs, struct err *err)

@@ -626,6 +626,28 @@ static bool follow(struct link *link)
 	return !ending;
 }
 
+/* What corosync-quorumtool -e does, and what ends the wait for nodes that never come back (wait_for_all). Corosync
+ * raises the expected votes again by itself when they do. */
+static void force_if_asked(struct link *link)
+{
+	cmap_handle_t cmap;
+
+	pthread_mutex_lock(&link->shared->lock);
+	bool asked = link->shared->force;
+	link->shared->force = false;
+	pthread_mutex_unlock(&link->shared->lock);
+	if (!asked || !link->connected)
+		return;
+	busy(link, true);
+	if (cmap_initialize(&cmap) == CS_OK) {
+		cmap_set_uint8(cmap, "quorum.cancel_wait_for_all", 1);
+		cmap_finalize(cmap);
+	}
+	votequorum_setexpected(link->votes, (unsigned int)__builtin_popcountll(link->views.ring_members));
+	busy(link, false);
+	link->check_votes = true;
+}
+
 static void wait_for_work(struct link *link)
 {
 	struct pollfd fds[4] = {{.fd = link->shared->wake_fd, .events = POLLIN}, {.fd = -1}, {.fd = -1}, {.fd = -1}};
@@ -663,6 +685,7 @@ void *link_main(void *arg)
 			send_some(&link);
 		if (link.connected)
 			ping(&link);
+		force_if_asked(&link);
 		wait_for_work(&link);
 	}
 	sends_take(&link);

@@ -41,6 +41,7 @@ struct link_shared {
 	int out_fd;  /* eventfd: the loop has */
 	bool wanted; /* be in the group */
 	bool ending;
+	bool force; /* quorum, with the nodes that are here; the thread takes it back when it has asked */
 	uint64_t generation;
 	struct outgoing *send_first;
 	struct outgoing *send_last;

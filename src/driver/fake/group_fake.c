@@ -208,8 +208,8 @@ static void arrival_run(void *ctx)
 		fake->callbacks.down(fake->callbacks.ctx, &err);
 	} else if (entry->packet) {
 		knowledge_unpack(fake->net, fake->group.node, entry->packet);
-		fake->callbacks.deliver(fake->callbacks.ctx, entry->packet->from, entry->packet->bytes,
-			entry->packet->size);
+		fake->callbacks.deliver(
+			fake->callbacks.ctx, entry->packet->from, entry->packet->bytes, entry->packet->size);
 	} else {
 		fake->callbacks.view(fake->callbacks.ctx, &entry->view);
 	}
@@ -260,8 +260,8 @@ void net_deliver(struct net_node *node, struct entry entry)
 		entry.packet->references++;
 	fifo_push(&node->inbox, entry);
 	if (!node->pump)
-		node->pump = timeline_after(node->net->timeline, at - timeline_now_us(node->net->timeline), inbox_pump,
-			node);
+		node->pump = timeline_after(
+			node->net->timeline, at - timeline_now_us(node->net->timeline), inbox_pump, node);
 }
 
 static void outbox_order(void *ctx)
@@ -300,7 +300,8 @@ static void control_push(struct net_node *node, enum packet_kind kind, uint64_t 
 void net_process_lost(struct net_node *node)
 {
 	struct group_fake *fake = node->process;
-	struct group_view view = {.ring_seq = node->seen_seq, .expected_votes = node->net->config.node_count,
+	struct group_view view = {.ring_seq = node->seen_seq,
+		.expected_votes = node->net->config.node_count,
 		.members = node_bit(node->id)};
 
 	fake->in = false;
@@ -400,8 +401,20 @@ static uint32_t fake_token_ms(struct group *group)
 	return ((struct group_fake *)group)->net->config.token_ms;
 }
 
-static const struct group_ops ops = {
-	.send = fake_send, .leave = fake_leave, .join = fake_join, .token_ms = fake_token_ms};
+/* Corosync tells quorum anew in the same ring; a ring that forms anew comes to the same for those who listen. */
+static void fake_force(struct group *group)
+{
+	struct group_fake *fake = (struct group_fake *)group;
+	struct net_node *node = &fake->net->nodes[group->node];
+
+	if (!node->up || node->forced)
+		return;
+	node->forced = true;
+	ring_form_again(node);
+}
+
+static const struct group_ops ops = {.send = fake_send, .leave = fake_leave, .join = fake_join, .force = fake_force,
+	.token_ms = fake_token_ms};
 
 struct group_fake *group_fake_new(struct net *net, uint32_t node, const char *node_name, struct loop_fake *loop,
 	const struct group_callbacks *callbacks)

@@ -21,9 +21,15 @@ static uint32_t votes(uint64_t set)
 static void order_view(struct ring *ring, uint64_t only, uint64_t members)
 {
 	struct net *net = ring->net;
-	struct entry entry = {.ring_id = ring->id, .position = ++ring->length, .formed_us = timeline_now_us(net->timeline),
-		.view = {.ring_seq = ring->seq, .quorate = ring->quorate, .expected_votes = net->config.node_count, .two_node = net->config.two_node,
-			.members = members, .ring = ring->members}};
+	struct entry entry = {.ring_id = ring->id,
+		.position = ++ring->length,
+		.formed_us = timeline_now_us(net->timeline),
+		.view = {.ring_seq = ring->seq,
+			.quorate = ring->quorate,
+			.expected_votes = net->config.node_count,
+			.two_node = net->config.two_node,
+			.members = members,
+			.ring = ring->members}};
 
 	for (uint32_t id = 1; id <= net->config.node_count; id++) {
 		if (!has(ring->members & only, id))
@@ -43,8 +49,9 @@ void ring_order(struct ring *ring, struct packet *packet)
 		ring->length++;
 		for (uint32_t id = 1; id <= net->config.node_count; id++)
 			if (has(ring->members, id))
-				net_deliver(&net->nodes[id], (struct entry){.ring_id = ring->id,
-					.position = ring->length, .packet = packet});
+				net_deliver(&net->nodes[id],
+					(struct entry){
+						.ring_id = ring->id, .position = ring->length, .packet = packet});
 		break;
 	case PACKET_JOIN:
 		/* The daemon that asked may be gone again; then its leave comes right behind. */
@@ -159,6 +166,9 @@ static void outbox_settle(struct net_node *node)
 
 static bool quorate(struct net *net, uint64_t members)
 {
+	for (uint32_t id = 1; id <= net->config.node_count; id++)
+		if (has(members, id) && net->nodes[id].forced)
+			return true;
 	if (net->config.two_node) {
 		struct net_node *lowest = &net->nodes[__builtin_ctzll(members) + 1];
 		if (votes(members) == 2)
@@ -301,6 +311,14 @@ static void reform_later(struct net *net, uint64_t members, bool lost)
 	assert(!"more sets of nodes than nodes");
 }
 
+void ring_form_again(struct net_node *node)
+{
+	struct ring *ring = node->ring;
+
+	if (ring && !ring->frozen && !reform_awaited(node->net, ring->members))
+		reform_later(node->net, ring->members, false);
+}
+
 static void net_changed(struct net *net)
 {
 	uint64_t seen = 0;
@@ -344,6 +362,7 @@ void net_node_up(struct net *net, uint32_t id)
 	assert(!node->up);
 	node->up = true;
 	node->met_all = false;
+	node->forced = false;
 	node->inbox_last_us = 0;
 	memset(node->apart_us, 0, sizeof(node->apart_us));
 	node->delivered = 0;

@@ -57,6 +57,7 @@ struct net_node {
 	uint64_t seen_seq; /* on corosync's disk */
 	uint64_t apart_us[NODES_MAX + 1]; /* by node: since when rings of this one are without it; 0: they are not */
 	uint64_t silence_us, died_us;
+	bool forced;	   /* quorum was forced here; until corosync ends */
 	bool met_all;	   /* wait_for_all is satisfied since this corosync started */
 	struct ring *ring;
 	uint64_t delivered; /* position of the last entry that was told here */
@@ -118,3 +119,5 @@ void net_apart_note(struct net_node *node, uint64_t members);
 /* The ring agrees on the packet's place: all members are told in this order. */
 void ring_order(struct ring *ring, struct packet *packet);
 void ring_leave(struct net_node *node);
+/* The same nodes, in a new ring soon. */
+void ring_form_again(struct net_node *node);
