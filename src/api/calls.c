@@ -69,6 +69,10 @@ const struct api_verb api_verbs[] = {
 		{"task", ARG_NUMBER, true, INT64_MAX, "number of the task"},
 		{"timeout_ms", ARG_NUMBER, false, 86400000, "give up after this; 0: never"},
 	}, call_task_wait, "answers when the task has ended"},
+	{"why", false, {
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "name or UUID of a VM"},
+		{"node", ARG_TEXT, false, NAME_BYTES - 1, "or the name of a node"},
+	}, call_why, "the chain of causes that led to what a VM or a node is now"},
 	{"log.list", false, {
 		{"after", ARG_NUMBER, false, INT64_MAX, "only lines behind this index"},
 		{"since_ms", ARG_NUMBER, false, INT64_MAX, "only lines of this time (ms since 1970) or later"},

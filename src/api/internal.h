@@ -138,6 +138,7 @@ int definition_from_json(const struct cluster *cluster, const json_t *json, stru
 
 /* reads.c */
 void call_api_list(struct api_call *call, const json_t *args);
+void call_why(struct api_call *call, const json_t *args);
 void call_force_quorum(struct api_call *call, const json_t *args);
 void call_cluster_status(struct api_call *call, const json_t *args);
 void call_node_list(struct api_call *call, const json_t *args);

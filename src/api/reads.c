@@ -181,33 +181,42 @@ void call_task_show(struct api_call *call, const json_t *args)
 struct log_reader {
 	struct api *api;
 	json_t *lines;
-	uint64_t since_ms;
+	uint64_t since_ms, after;
 	const char *vm;
 	size_t count;
 };
 
-static void log_line_read(void *ctx, const struct engine_history *line)
+static bool log_line_read(void *ctx, const struct engine_history *line)
 {
 	struct log_reader *reader = ctx;
 
-	if (line->now_ms < reader->since_ms || (reader->vm && strcmp(reader->vm, line->vm) != 0))
-		return;
-	json_array_append_new(reader->lines, view_history(reader->api, line));
-	if (json_array_size(reader->lines) > reader->count)
-		json_array_remove(reader->lines, 0);
+	if (line->now_ms < reader->since_ms || line->index <= reader->after)
+		return false; /* time goes on with the index: all that is older is older */
+	if (!reader->vm || !strcmp(reader->vm, line->vm))
+		json_array_append_new(reader->lines, view_history(reader->api, line));
+	return json_array_size(reader->lines) < reader->count;
 }
 
 void call_log_list(struct api_call *call, const json_t *args)
 {
+	CLEANUP_JSON json_t *newest_first = json_array();
 	struct log_reader reader = {
 		.api = call->api,
-		.lines = json_array(),
+		.lines = newest_first,
 		.since_ms = number_or(args, "since_ms", 0),
+		.after = number_or(args, "after", 0),
 		.vm = json_string_value(json_object_get(args, "vm")),
 		.count = (size_t)number_or(args, "count", PAGE_LINES),
 	};
+	json_t *lines = json_array();
+	struct err err;
 
-	/* The engine hands out the oldest first; the newest are wanted, so all pass by. */
-	engine_history_each(call->api->engine, number_or(args, "after", 0), UINT32_MAX, log_line_read, &reader);
-	call_result(call, json_pack("{s:o}", "lines", reader.lines));
+	if (reader.count && engine_history_back(call->api->engine, UINT64_MAX, log_line_read, &reader, &err) < 0) {
+		json_decref(lines);
+		call_fail(call, &err);
+		return;
+	}
+	for (size_t i = json_array_size(newest_first); i-- > 0;)
+		json_array_append(lines, json_array_get(newest_first, i));
+	call_result(call, json_pack("{s:o}", "lines", lines));
 }

@@ -8,7 +8,7 @@
 
 #include "api/client.h"
 
-enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_TASK, COMPLETE_FILE };
+enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_TASK, COMPLETE_FILE, COMPLETE_WHY };
 
 struct opt {
 	const char *name;  /* without the dashes */
@@ -147,6 +147,7 @@ int cli_task_outcome(struct cli *cli, const json_t *task);
 int run_status(struct cli *cli);
 int run_watch(struct cli *cli);
 int run_log(struct cli *cli);
+int run_why(struct cli *cli);
 int run_api_list(struct cli *cli);
 int run_force_quorum(struct cli *cli);
 int run_node_list(struct cli *cli);

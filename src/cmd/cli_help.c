@@ -258,7 +258,7 @@ static void offer_choices(const struct completion *completion, const char *choic
 }
 
 /* Live names; without a daemon there is nothing to offer, and no error in the middle of the user's line. */
-static void offer_live(const struct completion *completion, enum complete what)
+static void offer_names(const struct completion *completion, enum complete what, const char *before)
 {
 	static const struct {
 		const char *call, *list, *key;
@@ -272,21 +272,39 @@ static void offer_live(const struct completion *completion, enum complete what)
 	const json_t *item;
 	size_t i;
 
-	if (what == COMPLETE_NONE || what == COMPLETE_FILE) {
-		if (what == COMPLETE_FILE)
-			puts(":file"); /* the shell function completes these by itself */
-		return;
-	}
 	if (!cli_call(&cli, sources[what].call, NULL, &result)) {
 		json_array_foreach(json_object_get(result, sources[what].list), i, item)
 		{
 			const json_t *value = json_object_get(item, sources[what].key);
-			char number[UNITS_BYTES];
-			snprintf(number, sizeof(number), "%llu", (unsigned long long)json_integer_value(value));
-			offer(completion, json_is_string(value) ? json_string_value(value) : number);
+			char word[128];
+			if (json_is_string(value))
+				snprintf(word, sizeof(word), "%s%.100s", before, json_string_value(value));
+			else
+				snprintf(word, sizeof(word), "%llu", (unsigned long long)json_integer_value(value));
+			offer(completion, word);
 		}
 	}
 	api_client_close(&cli.client);
+}
+
+static void offer_live(const struct completion *completion, enum complete what)
+{
+	switch (what) {
+	case COMPLETE_NONE:
+		return;
+	case COMPLETE_FILE:
+		puts(":file"); /* the shell function completes these by itself */
+		return;
+	case COMPLETE_WHY:
+		offer_names(completion, COMPLETE_VM, "vm/");
+		offer_names(completion, COMPLETE_NODE, "node/");
+		return;
+	case COMPLETE_VM:
+	case COMPLETE_NODE:
+	case COMPLETE_TASK:
+		offer_names(completion, what, "");
+		return;
+	}
 }
 
 static void offer_verbs(const struct completion *completion, const char *noun)

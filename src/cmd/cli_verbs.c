@@ -70,6 +70,12 @@ const struct verb cli_verbs[] = {
 	{.name = "watch", .run = run_watch, .summary = "stream changes and progress until interrupted",
 		.opts = {{"vm", 0, "VM", "only news of this VM", 0, COMPLETE_VM, 0}},
 		.examples = {"watari watch", "watari watch --vm web -o json"}},
+	{.name = "why", .operands = {{"vm/NAME|node/NAME", false, COMPLETE_WHY}}, .run = run_why,
+		.summary = "the chain of causes that led to what a VM or a node is now",
+		.text = "Out of the cluster's log, the same on every node: what happened, which fact decided it, what followed. For "
+			"a VM it goes back to where it last ran undisturbed, or to the order that set it off; for a node to where "
+			"it was last online.",
+		.examples = {"watari why vm/web", "watari why node/n2"}},
 	{.name = "log", .run = run_log, .summary = "what happened, and why",
 		.text = "Every change of the cluster is in its log with its reason: who asked, or which report decided.",
 		.opts = {

@@ -26,7 +26,8 @@ static void node_say(struct step *step, struct node *node, const char *format, .
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	reason_set(node->reason, "%s", text);
+	/* In the step that lost it, what came of it alone would not say so. */
+	reason_set(node->reason, "%s%s", node->fence.id == step->cluster->index ? "left the view; " : "", text);
 	step->out->nodes_changed |= node_bit(node->id);
 }
 
@@ -191,7 +192,7 @@ static void decide(struct step *step, struct node *node, bool force)
 		return; /* in doubt: only what lifts the doubt goes on */
 	if (!needed) {
 		fence_phase_set(step, node, FENCE_IDLE);
-		node_say(step, node, "left the view; it owned no VM, so it is not fenced");
+		node_say(step, node, "it owned no VM, so it is not fenced");
 	} else if ((cluster->ring & node_bit(node->id)) && !force) {
 		fence_phase_set(step, node, FENCE_GRACE);
 		node_say(step, node,

@@ -31,6 +31,7 @@ static const struct field history_fields[] = {
 	SCHEMA_U32(11, engine_history, from_state),
 	SCHEMA_U32(12, engine_history, to_state),
 	SCHEMA_BOOL(13, engine_history, refused),
+	SCHEMA_U32(14, engine_history, owner),
 };
 SCHEMA_DEFINE(engine_history_schema, engine_history, history_fields);
 
@@ -109,6 +110,7 @@ static void say_vm(struct saying *saying, const struct core_change *change)
 		return;
 	}
 	line.epoch = vm->epoch;
+	line.owner = vm->owner;
 	line.task = vm->task;
 	memcpy(line.vm, vm->def.name, sizeof(line.vm));
 	if (change->to_phase != MOVE_IDLE)

@@ -58,6 +58,7 @@ struct engine_history {
 	uint32_t from_state, to_state; /* enum vm_state, or of `about` enum node_state (from: the same) */
 	uint64_t task;	     /* of the VM, under way after the event; 0: none */
 	uint64_t epoch;	     /* of the VM */
+	uint32_t owner;	     /* of the VM, after the event; 0: none */
 	bool refused;	     /* the event changed nothing; text has the fact that decided it */
 	char text[512];	     /* "web: online -> moving (prepare): asked by root, to n2" */
 };
