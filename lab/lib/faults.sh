@@ -3,6 +3,7 @@
 # shellcheck shell=bash disable=SC2154,SC2016
 
 links_of() { # NODE WHAT
+	case $1.$2 in witness.network | witness.cluster) echo witnessc && return ;; esac
 	case $2 in
 	cluster) echo "$1c" ;;
 	guests) echo "$1g" ;;

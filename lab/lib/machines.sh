@@ -60,7 +60,7 @@ totem {
 	transport: knet
 	crypto_cipher: aes256
 	crypto_hash: sha256
-	token: 1000
+	token: $token
 	token_coefficient: 0
 }
 system {
@@ -71,7 +71,11 @@ system {
 quorum {
 	provider: corosync_votequorum
 END
-		((nodes > 2)) || printf '\ttwo_node: 1\n\twait_for_all: 1\n'
+		if [ "$witness" ]; then
+			witness_conf
+		elif ((nodes == 2)); then
+			printf '\ttwo_node: 1\n\twait_for_all: 1\n'
+		fi
 		cat <<END
 }
 logging {
@@ -99,6 +103,9 @@ name=$1
 store=/var/lib/watari
 run=/run/watari
 state=/srv/watari/state
+
+[fence]
+agents=/run/lab/agents
 
 [qemu]
 binary=/usr/bin/qemu-system-x86_64

@@ -51,14 +51,18 @@ def wait_until(condition, timeout, what, every=0.05):
 
 class Lab:
     def __init__(self, nodes=3, name=None, build=BUILD, daemon=True, storage_mib=0, storage_fuse=False,
-                 watchdog=0):
+                 watchdog=0, witness=False, token=0):
         """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage", "hang")
-        and "error" become possible, at the price of FUSE's speed. watchdog: each node has one, armed for that many ms."""
+        and "error" become possible, at the price of FUSE's speed. watchdog: each node has one, armed for that many ms.
+        witness: corosync-qnetd on a machine of its own; "witness" is then a name for power_off, power_on, cut and heal.
+        token: corosync's, in ms (1000)."""
         self.count, self.build = nodes, pathlib.Path(build)
         self.options = [] if daemon else ["--no-daemon"]
         self.options += ["--storage-mib", storage_mib] if storage_mib else []
         self.options += ["--storage-fuse"] if storage_fuse else []
         self.options += [f"--watchdog={watchdog}"] if watchdog else []
+        self.options += ["--witness"] if witness else []
+        self.options += ["--token", token] if token else []
         self.name = name or f"t{os.getpid()}-{next(_serial)}"
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
         self.run_dir, self.store = RUN_BASE / self.name, STORE_BASE / self.name

@@ -431,11 +431,43 @@ def test_two_labs_live_side_by_side_and_two_nodes_are_enough(lab):
     assert lab.members("n1") == 3
 
 
+def test_a_witness_breaks_the_tie_of_two_nodes():
+    with Lab(nodes=2, daemon=False, witness=True, token=1500) as lab:
+        assert "token: 1500" in lab.sh("n1", "cat /etc/corosync/corosync.conf")
+
+        def wait_quorate(node, members, quorate=True):
+            wait_until(lambda: (lab.members(node), lab.is_quorate(node)) == (members, quorate), 60,
+                       f"{node} to see {members} and be quorate: {quorate}")
+        lab.power_off("n1")
+        wait_quorate("n2", 1)
+        lab.power_on("n1")
+        wait_quorate("n1", 2)
+        lab.cut("n1", "network")
+        wait_quorate("n2", 1)
+        wait_quorate("n1", 1, False)
+        lab.heal("n1")
+        wait_quorate("n1", 2)
+        lab.cut("witness", "network")
+        wait_until(lambda: "NR" in lab.sh("n2", "corosync-quorumtool -s || :") or
+                   "Total votes:      2" in lab.sh("n2", "corosync-quorumtool -s || :"), 60, "the witness's vote to go")
+        assert lab.is_quorate("n2") and lab.members("n2") == 2, "two of two need no witness"
+        lab.power_off("n1")
+        wait_quorate("n2", 1, False)
+        lab.up()
+        wait_quorate("n2", 2)
+        lab.power_off("witness")
+        assert json.loads(lab.tool("status", "-o", "json").stdout)["witness"] == "off"
+        assert lab.is_quorate("n1")
+        lab.power_on("witness")
+
+
 def test_bad_input_is_refused(lab):
     for args, text in ((("power-off", "n4"), "not a node"), (("power-off", "../n1"), "not a node"),
                        (("cut", "n1", "tree"), "cut what"), (("frobnicate",), "no verb"), (("exec", "n1"), "exec NODE"),
-                       (("up", "--nodes", "9"), "2 to 8"), (("up", "--nodes", "4"), "has 3 nodes"),
-                       (("up", "--build", "/nonexistent/x"), "no such directory"), (("status", "-o", "xml"), "json")):
+                       (("up", "--nodes", "9"), "2 to 8"), (("up", "--nodes", "4"), "has nodes 3, not 4"),
+                       (("up", "--build", "/nonexistent/x"), "no such directory"), (("status", "-o", "xml"), "json"),
+                       (("up", "--witness"), "has witness none"), (("cut", "witness", "network"), "has no witness"),
+                       (("up", "--token", "5"), "100 to"), (("up", "--watchdog=1"), "100 to")):
         done = lab.tool(*args, check=False)
         assert done.returncode != 0 and text in done.stderr, (args, done.stderr)
     done = subprocess.run([lab.argv()[0], "status"], env={**lab.env(), "WATARI_LAB_NAME": "a/../b"}, text=True,
