@@ -9,6 +9,7 @@
 
 /* clang-format off */
 #define VM_ARG {"vm", ARG_TEXT, true, NAME_BYTES - 1, "name or UUID of the VM"}
+#define DEVICE_ARG {"device", ARG_TEXT, true, NAME_BYTES - 1, "name of the fence device"}
 #define DRY_RUN_ARG {"dry_run", ARG_BOOL, false, 0, "check everything, change nothing"}
 
 const struct api_verb api_verbs[] = {
@@ -21,6 +22,32 @@ const struct api_verb api_verbs[] = {
 	{"node.show", false, {
 		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
 	}, call_node_show, "one node"},
+	{"node.confirm_off", true, {
+		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
+		{"confirm", ARG_TEXT, true, NAME_BYTES - 1, "the same name, typed by the person who saw that it is off"},
+		DRY_RUN_ARG,
+	}, call_node_confirm_off, "a person's word that a lost node is off: its VMs are started elsewhere"},
+	{"node.fence", true, {
+		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
+		{"force", ARG_BOOL, false, 0, "also where the limits say that it is enough"},
+		DRY_RUN_ARG,
+	}, call_node_fence, "switch a lost node off now, by its fence devices"},
+	{"fence.list", false, {}, call_fence_list, "all fence devices"},
+	{"fence.show", false, {DEVICE_ARG}, call_fence_show, "one fence device"},
+	{"fence.set", true, {
+		{"device", ARG_OBJECT, true, 0, "the device, as fence.show prints it"},
+		{"create", ARG_BOOL, false, 0, "refuse it where a device of this name exists"},
+		{"no_check", ARG_BOOL, false, 0, "do not hold its options against the agent on this node"},
+		DRY_RUN_ARG,
+	}, call_fence_set, "define a fence device, or change one"},
+	{"fence.remove", true, {DEVICE_ARG, DRY_RUN_ARG}, call_fence_remove, "forget a fence device"},
+	{"fence.check", false, {DEVICE_ARG}, call_fence_check, "hold its options against its agent on this node"},
+	{"fence.status", false, {DEVICE_ARG}, call_fence_status, "ask the device, from this node, whether its node has power"},
+	{"fence.off", true, {
+		DEVICE_ARG,
+		{"confirm", ARG_TEXT, true, NAME_BYTES - 1, "the name of the node that will lose its power"},
+	}, call_fence_off, "a test: switch the device's node off; refused unless all nodes are online and it has no VM"},
+	{"fence.on", true, {DEVICE_ARG}, call_fence_on, "switch the device's node on"},
 	{"vm.list", false, {
 		{"after", ARG_NUMBER, false, VMS_MAX, "go on behind this position: \"next\" of the answer before"},
 		{"limit", ARG_NUMBER, false, 1000, "at most so many (default 1000)"},

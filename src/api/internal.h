@@ -136,6 +136,18 @@ json_t *node_name_json(const struct cluster *cluster, uint32_t id);
 json_t *definition_to_json(const struct cluster *cluster, const struct vm_def *def);
 int definition_from_json(const struct cluster *cluster, const json_t *json, struct vm_def *def, struct err *err);
 
+/* fence.c */
+void call_fence_list(struct api_call *call, const json_t *args);
+void call_fence_show(struct api_call *call, const json_t *args);
+void call_fence_set(struct api_call *call, const json_t *args);
+void call_fence_remove(struct api_call *call, const json_t *args);
+void call_fence_check(struct api_call *call, const json_t *args);
+void call_fence_status(struct api_call *call, const json_t *args);
+void call_fence_off(struct api_call *call, const json_t *args);
+void call_fence_on(struct api_call *call, const json_t *args);
+void call_node_confirm_off(struct api_call *call, const json_t *args);
+void call_node_fence(struct api_call *call, const json_t *args);
+
 /* reads.c */
 void call_api_list(struct api_call *call, const json_t *args);
 void call_why(struct api_call *call, const json_t *args);

@@ -69,6 +69,37 @@ static uint64_t memory_used_mib(const struct cluster *cluster, uint32_t node, ui
 	return used;
 }
 
+/* What is being done about a node that left: null while it is a member. */
+static json_t *fencing_json(const struct cluster *cluster, const struct fencing *fence)
+{
+	json_t *view = json_object();
+
+	if (!fence->id) {
+		json_decref(view);
+		return json_null();
+	}
+	set(view, "phase", json_string(fence_phase_name((int)fence->phase)));
+	set(view, "proof", json_string(death_proof_name((int)fence->proof)));
+	set(view, "by", node_name_json(cluster, fence->phase == FENCE_RUN ? fence->by : 0));
+	set_number(view, "level", fence->level);
+	set_number(view, "rounds_failed", fence->round);
+	set_number(view, "lost_ms", fence->lost_ms);
+	set_number(view, "deadline_ms", fence->deadline_ms);
+	set_number(view, "proven_ms", fence->proven_ms);
+	set(view, "text", json_string(fence->text));
+	return view;
+}
+
+static json_t *devices_json(const struct cluster *cluster, uint32_t node)
+{
+	json_t *names = json_array();
+
+	for (uint32_t i = 0; i < cluster->fence_device_count; i++)
+		if (cluster->fence_devices[i].node == node)
+			json_array_append_new(names, json_string(cluster->fence_devices[i].name));
+	return names;
+}
+
 json_t *view_node(struct api *api, const struct node *node)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
@@ -95,6 +126,8 @@ json_t *view_node(struct api *api, const struct node *node)
 	set_number(view, "watchdog_ms", node->facts.watchdog_ms);
 	set_number(view, "token_ms", node->facts.token_ms);
 	set(view, "boot_id", json_string(node->facts.boot_id));
+	set(view, "fencing", fencing_json(cluster, &node->fence));
+	set(view, "fence_devices", devices_json(cluster, node->id));
 	json_t *bridges = json_array();
 	for (uint32_t i = 0; i < node->facts.bridge_count; i++)
 		json_array_append_new(bridges, json_string(node->facts.bridges[i].name));

@@ -8,7 +8,7 @@
 
 #include "api/client.h"
 
-enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_TASK, COMPLETE_FILE, COMPLETE_WHY };
+enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_TASK, COMPLETE_DEVICE, COMPLETE_FILE, COMPLETE_WHY };
 
 struct opt {
 	const char *name;  /* without the dashes */
@@ -152,6 +152,16 @@ int run_api_list(struct cli *cli);
 int run_force_quorum(struct cli *cli);
 int run_node_list(struct cli *cli);
 int run_node_show(struct cli *cli);
+int run_node_confirm_off(struct cli *cli);
+int run_node_fence(struct cli *cli);
+int run_fence_list(struct cli *cli);
+int run_fence_show(struct cli *cli);
+int run_fence_add(struct cli *cli);
+int run_fence_set(struct cli *cli);
+int run_fence_remove(struct cli *cli);
+int run_fence_check(struct cli *cli);
+int run_fence_status(struct cli *cli);
+int run_fence_test(struct cli *cli);
 int run_vm_list(struct cli *cli);
 int run_vm_show(struct cli *cli);
 int run_vm_create(struct cli *cli);

@@ -266,6 +266,7 @@ static void offer_names(const struct completion *completion, enum complete what,
 		[COMPLETE_VM] = {"vm.list", "vms", "name"},
 		[COMPLETE_NODE] = {"node.list", "nodes", "name"},
 		[COMPLETE_TASK] = {"task.list", "tasks", "id"},
+		[COMPLETE_DEVICE] = {"fence.list", "devices", "name"},
 	};
 	struct cli cli = {.client.fd = -1};
 	CLEANUP_JSON json_t *result = NULL;
@@ -302,6 +303,7 @@ static void offer_live(const struct completion *completion, enum complete what)
 	case COMPLETE_VM:
 	case COMPLETE_NODE:
 	case COMPLETE_TASK:
+	case COMPLETE_DEVICE:
 		offer_names(completion, what, "");
 		return;
 	}

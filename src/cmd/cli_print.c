@@ -23,6 +23,8 @@ const char *color_of(const struct cli *cli, const char *state)
 		{"done", "\033[32m"},
 		{"yes", "\033[32m"},
 		{"lost", "\033[31m"},
+		{"dead", "\033[31m"},
+		{"distrusted", "\033[31m"},
 		{"blocked", "\033[31m"},
 		{"failed", "\033[31m"},
 		{"NO", "\033[31m"},

@@ -198,7 +198,7 @@ int run_node_show(struct cli *cli)
 {
 	CLEANUP_JSON json_t *node = NULL;
 	char a[UNITS_BYTES], b[UNITS_BYTES], since[UNITS_BYTES];
-	const json_t *bridge;
+	const json_t *bridge, *device;
 	size_t i;
 
 	if (cli_call(cli, "node.show", json_pack("{s:s}", "node", cli->operands[0]), &node) < 0)
@@ -224,7 +224,13 @@ int run_node_show(struct cli *cli)
 					 : "whole memory first: sysctl vm.unprivileged_userfaultfd is not 1");
 	printf("bridges  ");
 	json_array_foreach(json_object_get(node, "bridges"), i, bridge) printf(" %s", json_string_value(bridge));
-	printf("\nboot id   %s\n", member_text(node, "boot_id"));
+	printf("\nboot id   %s\nfenced by", member_text(node, "boot_id"));
+	json_array_foreach(json_object_get(node, "fence_devices"), i, device) printf(" %s", json_string_value(device));
+	printf("%s\n", i ? "" : " no device: 'watari fence add'");
+	const json_t *fencing = json_object_get(node, "fencing");
+	if (json_is_object(fencing))
+		printf("fencing   %s, proof: %s: %s\n", member_text(fencing, "phase"), member_text(fencing, "proof"),
+			member_text(fencing, "text"));
 	return 0;
 }
 

@@ -24,6 +24,18 @@ const struct opt cli_task_opts[] = {
 };
 
 #define VM {"VM", false, COMPLETE_VM}
+#define DEVICE {"DEVICE", false, COMPLETE_DEVICE}
+#define DEVICE_OPTS \
+	{"node", 0, "NODE", "the node that it switches", 0, COMPLETE_NODE, 0}, \
+	{"agent", 0, "AGENT", "the fence agent: a file name such as fence_ipmilan", 0, 0, 0}, \
+	{"option", 0, "NAME=VALUE", "an option of the agent; may be repeated. 'AGENT -o metadata' lists them", 0, 0, true}, \
+	{"secret", 0, "NAME=FILE", "an option whose value is the first line of this file. The file lies on every node, below " \
+		"/etc/watari/secret, and only root can read it (mode 0600); may be repeated", 0, COMPLETE_FILE, true}, \
+	{"level", 0, "NUMBER", "1 to 4: lower ones are tried first (default 1). All devices of one level must succeed, as with " \
+		"two power supplies", 0, 0, 0}, \
+	{"limit", 0, "SECONDS", "for one attempt, from the first question to the proof (default 20s)", 0, 0, 0}, \
+	{"delay", 0, "SECONDS", "wait before the attempt: the node that this device switches wins a race of two halves", 0, 0, 0}, \
+	{"no-check", 0, NULL, "do not hold the options against the agent on this node", 0, 0, 0}
 #define DEFINITION_OPTS \
 	{"memory", 'm', "SIZE", "RAM: 512M, 2G", 0, 0, 0}, \
 	{"vcpus", 'c', "COUNT", "virtual CPUs (default 1)", 0, 0, 0}, \
@@ -49,6 +61,10 @@ const struct noun cli_nouns[] = {
 	{"node", "the servers of the cluster",
 		"A node is a server that takes part in the cluster. It is online when it is in the quorate membership and has "
 		"told what it can do (memory, CPUs, bridges); lost when it has left the membership."},
+	{"fence", "fence devices: what turns a lost node off",
+		"When a node is lost, its VMs are started elsewhere only after proof that it cannot run them any more. A fence device "
+		"gives that proof: it switches the node off and reads back that it is off. A device is one of the ClusterLabs fence "
+		"agents (fence_ipmilan, fence_apc_snmp and many more) with its options. See fencing.md among the documents."},
 	{"vm", "virtual machines: define, start, move, save",
 		"A virtual machine is known to the whole cluster: its definition is replicated, and every node can start it. It "
 		"runs on one node at a time. A quick migration saves the guest's memory to shared storage while the guest runs, "
@@ -101,6 +117,61 @@ const struct verb cli_verbs[] = {
 		.examples = {"watari node list", "watari node list -o json"}},
 	{.noun = "node", .name = "show", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_show,
 		.summary = "everything about one node", .examples = {"watari node show n2"}},
+
+	{.noun = "node", .name = "fence", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_fence, .changes = true,
+		.summary = "switch a lost node off now, by its fence devices",
+		.text = "The cluster does this by itself when a node is lost that has VMs. This is for a node that it leaves alone: only "
+			"its daemon is away, it had no VM, or the limits say that it is enough. A node that is online is not fenced: "
+			"move its VMs away and shut it down.",
+		.opts = {{"force", 0, NULL, "also past the limits: when that makes more than a minority, or the fourth time within an hour", 0, 0, 0}},
+		.examples = {"watari node fence n3", "watari node fence n3 --force"}},
+	{.noun = "node", .name = "confirm-off", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_confirm_off,
+		.changes = true,
+		.summary = "your word that a lost node is off",
+		.text = "For a node that is lost and cannot be fenced. Its VMs are started elsewhere at once. Go there and look: if it "
+			"runs on, its VMs run twice and destroy their disks. Refused while the node is seen alive; who said it is kept "
+			"in the log.",
+		.opts = {{"yes", 'y', "NODE", "its name, typed: you have seen that it is off", 0, COMPLETE_NODE, 0}},
+		.examples = {"watari node confirm-off n3 --yes n3"}},
+
+	{.noun = "fence", .name = "list", .run = run_fence_list, .summary = "all fence devices",
+		.examples = {"watari fence list", "watari fence list -o json"}},
+	{.noun = "fence", .name = "show", .operands = {DEVICE}, .run = run_fence_show, .summary = "one fence device with its options",
+		.examples = {"watari fence show ipmi-n3"}},
+	{.noun = "fence", .name = "add", .operands = {{"DEVICE"}}, .run = run_fence_add, .changes = true,
+		.summary = "define a fence device",
+		.text = "The options are held against what the agent says of itself (its metadata) on this node first. A password is "
+			"never given as an option: it would be kept in the cluster's log. Write it to a file on every node instead and "
+			"name that file with --secret.",
+		.opts = {DEVICE_OPTS},
+		.examples = {
+			"watari fence add ipmi-n3 --node n3 --agent fence_ipmilan --option ip=10.0.0.3 --option username=admin "
+				"--option lanplus=1 --secret password=/etc/watari/secret/ipmi-n3",
+			"watari fence add pdu-n3 --node n3 --agent fence_apc_snmp --option ip=10.0.0.9 --option plug=3 --level 2"}},
+	{.noun = "fence", .name = "set", .operands = {DEVICE}, .run = run_fence_set, .changes = true,
+		.summary = "change a fence device; one that was distrusted is used again",
+		.text = "What is not named stays as it is.",
+		.opts = {DEVICE_OPTS, {"remove", 0, "NAME", "take this option of the agent away; may be repeated", 0, 0, true}},
+		.examples = {"watari fence set ipmi-n3 --option ip=10.0.0.13", "watari fence set ipmi-n3 --limit 40s --remove lanplus"}},
+	{.noun = "fence", .name = "remove", .operands = {DEVICE}, .run = run_fence_remove, .changes = true,
+		.summary = "forget a fence device", .examples = {"watari fence remove pdu-n3"}},
+	{.noun = "fence", .name = "check", .operands = {DEVICE}, .run = run_fence_check,
+		.summary = "hold its options against its agent on this node",
+		.text = "Reads the agent's metadata and the secrets' files; touches no machine. Any node may have to fence: run it on "
+			"each.",
+		.examples = {"watari fence check ipmi-n3"}},
+	{.noun = "fence", .name = "status", .operands = {DEVICE}, .run = run_fence_status,
+		.summary = "ask the device, from this node, whether its node has power", .examples = {"watari fence status ipmi-n3"}},
+	{.noun = "fence", .name = "test", .operands = {DEVICE}, .run = run_fence_test,
+		.summary = "prove which machine a fence device switches",
+		.text = "Without --off compares what the device says with what the cluster sees. That finds a device that does not "
+			"answer, and one that says off about a node that runs; not one that is wired to another machine that runs. "
+			"With --off switches the node off, watches that this node and no other leaves the membership, and switches it on "
+			"again. Refused unless all nodes are online and this one has no VM. Run it on another node.",
+		.opts = {
+			{"off", 0, NULL, "pull the cord", 0, 0, 0},
+			{"yes", 'y', "NODE", "the name of the node that will lose its power", 0, COMPLETE_NODE, 0}},
+		.examples = {"watari fence test ipmi-n3", "watari fence test ipmi-n3 --off --yes n3"}},
 
 	{.noun = "vm", .name = "list", .run = run_vm_list, .summary = "all VMs: state, node, size",
 		.opts = {

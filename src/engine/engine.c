@@ -91,7 +91,7 @@ struct hv_callbacks engine_hypervisor_callbacks(struct engine *engine)
 
 struct fencer_callbacks engine_fencer_callbacks(struct engine *engine)
 {
-	return (struct fencer_callbacks){.ctx = engine, .done = fence_on_done};
+	return (struct fencer_callbacks){.ctx = engine, .done = fence_on_done, .checked = ask_on_checked};
 }
 
 int engine_start(struct engine *engine, const struct engine_ports *ports, struct err *err)
@@ -115,6 +115,7 @@ void engine_free(struct engine *engine)
 		reconcile_fini(engine);
 		selffence_fini(engine);
 		fence_stop(engine);
+		ask_stop(engine);
 		loop_timer_cancel(engine->ports.loop, engine->transfer_timer);
 	}
 	service_fini(engine);

@@ -154,6 +154,10 @@ void fence_on_done(void *ctx, uint64_t id, enum fence_result result, bool was_on
 	uint32_t suspect = (uint32_t)(id >> 8 & 0xff);
 	uint32_t place = (uint32_t)(id & 0xff);
 
+	if (ask_is_own(id)) {
+		ask_on_done(engine, id, result, text);
+		return;
+	}
 	if (suspect < 1 || suspect > NODES_MAX)
 		return;
 	struct fence_work *work = &engine->fence_work[suspect - 1];

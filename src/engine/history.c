@@ -125,6 +125,22 @@ static void say_vm(struct saying *saying, const struct core_change *change)
 	say(saying, &line);
 }
 
+static void say_device(struct saying *saying, const struct event *event)
+{
+	const struct fence_device *device = &event->fence;
+	struct engine_history line = saying->line;
+
+	if (event->kind == EVENT_FENCE_SET) {
+		line.about = device->node;
+		snprintf(line.text, sizeof(line.text), "fence device %s: set by %s: %s with %s, level %u", device->name,
+			event->by, cluster_node_name(saying->engine->cluster, device->node), device->agent,
+			device->level);
+	} else {
+		snprintf(line.text, sizeof(line.text), "fence device %s: removed by %s", device->name, event->by);
+	}
+	say(saying, &line);
+}
+
 void history_applied(struct engine *engine, const struct event *event)
 {
 	const struct core_outcome *outcome = engine->outcome;
@@ -143,6 +159,8 @@ void history_applied(struct engine *engine, const struct event *event)
 		say_refused(&saying);
 		return;
 	}
+	if (event->kind == EVENT_FENCE_SET || event->kind == EVENT_FENCE_REMOVE)
+		say_device(&saying, event);
 	for (uint32_t id = 1; id <= NODES_MAX; id++)
 		if (outcome->nodes_changed & node_bit(id))
 			say_node(&saying, id);

@@ -219,6 +219,8 @@ struct engine {
 	struct fence_work fence_work[NODES_MAX];
 	struct lease lease;
 	struct selffence selffence;
+	struct question *questions; /* to fence devices, by persons: ask.c */
+	uint64_t questions_asked;
 
 	/* Those who look on. */
 	const struct engine_watcher *watchers[WATCHERS_MAX];
@@ -313,6 +315,13 @@ void selffence_on_applied(struct engine *engine);
 void selffence_facts(struct engine *engine, struct node_facts *facts);
 /* What the log says of this node's watchdog is true: guests may be started. */
 bool selffence_as_told(const struct engine *engine);
+
+/* ask.c */
+bool ask_is_own(uint64_t id);
+void ask_on_done(struct engine *engine, uint64_t id, enum fence_result result, const char *text);
+void ask_on_checked(void *ctx, uint64_t id, const struct err *err, const char *text);
+void ask_forget(struct engine *engine, const void *ctx);
+void ask_stop(struct engine *engine);
 
 /* service.c */
 void service_applied(struct engine *engine, const struct event *event);

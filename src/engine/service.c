@@ -199,6 +199,7 @@ void engine_forget(struct engine *engine, void *ctx)
 	for (struct pending *pending = engine->pending; pending; pending = pending->next)
 		if (pending->ctx == ctx)
 			pending->reply = NULL;
+	ask_forget(engine, ctx);
 }
 
 void engine_try(struct engine *engine, const struct event *request, struct engine_reply *reply)

@@ -90,6 +90,26 @@ void engine_try(struct engine *engine, const struct event *event, struct engine_
  * where there is quorum. The reply comes when it is committed, which is the audit; as engine_submit otherwise. */
 void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx);
 
+/* Asks a fence device, on this node and beside the log: nothing that is decided on changes. OFF and ON are for a person's
+ * test of a device; OFF is refused unless all nodes are online and the device's node has no VM. The answer comes once,
+ * within the call where it is refused. */
+enum engine_ask {
+	ENGINE_ASK_CHECK,  /* do its options fit the agent's metadata? */
+	ENGINE_ASK_STATUS, /* on or off? */
+	ENGINE_ASK_OFF,
+	ENGINE_ASK_ON,
+};
+enum { ENGINE_CHECK_MS = 10000 };
+struct engine_answer {
+	enum err_code code; /* ERR_NONE, and then off or on (not for CHECK); or why there is no answer */
+	bool off;
+	bool on;
+	char text[512];
+};
+typedef void engine_answer_fn(void *ctx, const struct engine_answer *answer);
+void engine_ask(struct engine *engine, enum engine_ask what, const struct fence_device *device, engine_answer_fn *fn,
+	void *ctx);
+
 /* The caller goes away: its reply is not called any more. */
 void engine_forget(struct engine *engine, void *ctx);
 

@@ -87,6 +87,18 @@ static const char *taken(const char *name)
 								      : NULL;
 }
 
+/* By the names that the stock agents give to what must not be known. */
+static bool is_secret_name(const char *name)
+{
+	static const char *const names[] = {
+		"secret_key", "apikey", "token", "community", "hexadecimal_kg", "key", "tlskey", "application_key"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(names[i], name))
+			return true;
+	return strstr(name, "passw") != NULL;
+}
+
 /* Absolute and without detours, so that what is compared with the node's directory of secrets is what is opened. */
 static bool secret_path_ok(const char *path)
 {
@@ -106,6 +118,11 @@ static int option_check(const struct fence_device *device, uint32_t index, struc
 	const char *why = taken(name);
 	if (why)
 		return err_set(err, ERR_INVALID, "option %s cannot be given: %s", option->name, why);
+	if (!option->secret && is_secret_name(name))
+		return err_set(err, ERR_INVALID,
+			"option %s is a secret, and would be kept in the log: put it in a file and give the file's "
+			"path",
+			option->name);
 	for (uint32_t i = 0; i < index; i++) {
 		plain_name(device->options[i].name, other);
 		if (!strcmp(name, other))

@@ -21,10 +21,11 @@ struct machine {
 	struct group group;
 	struct store store;
 	struct hypervisor hv;
+	struct fencer fencer;
 	struct world *world;
 	struct engine *engine;
 	uint64_t stored, durable, pledge;
-	bool in_group, cut;
+	bool in_group, cut, dark;
 	char fail_standby[REASON_BYTES];
 	struct guest guests[GUESTS_MAX];
 };
@@ -438,6 +439,72 @@ static const struct hypervisor_ops hv_ops = {
 	.purge = hv_purge,
 };
 
+/* Fence devices. */
+
+struct fence_job {
+	struct machine *m;
+	struct fence_order order;
+	bool check;
+};
+
+static void fence_over(void *ctx)
+{
+	CLEANUP_FREE struct fence_job *job = ctx;
+	struct world *world = job->m->world;
+	struct fencer_callbacks callbacks = engine_fencer_callbacks(job->m->engine);
+	struct machine *target = &world->machines[job->order.device.node];
+	bool unfit = !strcmp(job->order.device.agent, "fence_unfit");
+	bool was_on = !target->dark;
+	struct err err;
+
+	if (unfit)
+		err_set(&err, ERR_NOT_FOUND, "agent 'fence_unfit' is not there");
+	if (job->check) {
+		callbacks.checked(callbacks.ctx, job->order.id, unfit ? &err : NULL, "a fence agent");
+		return;
+	}
+	if (!unfit && job->order.action != FENCE_STATUS && was_on == (job->order.action == FENCE_OFF)) {
+		target->dark = was_on;
+		world_cut(world, job->order.device.node, was_on);
+	}
+	callbacks.done(callbacks.ctx, job->order.id,
+		unfit          ? FENCE_RESULT_FAILED
+		: target->dark ? FENCE_RESULT_OFF
+			       : FENCE_RESULT_ON,
+		was_on, unfit ? err.text : target->dark ? "status read back: off" : "status read back: on");
+}
+
+static void fence_begin(struct fencer *fencer, const struct fence_order *order, bool check)
+{
+	struct fence_job *job = malloc(sizeof(*job));
+
+	*job = (struct fence_job){.m = MACHINE(fencer, fencer), .order = *order, .check = check};
+	loop_timer_set(job->m->world->loop, 0, fence_over, job);
+}
+
+static void run_fence(struct fencer *fencer, const struct fence_order *order)
+{
+	fence_begin(fencer, order, false);
+}
+
+static void check_fence(struct fencer *fencer, uint64_t id, const struct fence_device *device)
+{
+	fence_begin(fencer, &(struct fence_order){.id = id, .device = *device}, true);
+}
+
+static void cancel_fence(struct fencer *fencer, uint64_t id)
+{
+	(void)fencer; /* its answer is late then, and the engine takes no late answers */
+	(void)id;
+}
+
+static const struct fencer_ops fencer_ops = {.run = run_fence, .cancel = cancel_fence, .check = check_fence};
+
+bool world_has_power(const struct world *world, uint32_t node)
+{
+	return !world->machines[node].dark;
+}
+
 struct world *world_new(struct loop *loop)
 {
 	struct world *world = calloc(1, sizeof(*world));
@@ -455,11 +522,12 @@ struct world *world_new(struct loop *loop)
 		m->group = (struct group){.ops = &group_ops, .node = id};
 		m->store.ops = &store_ops;
 		m->hv.ops = &hv_ops;
+		m->fencer.ops = &fencer_ops;
 		m->engine = engine_new(&config);
 	}
 	for (uint32_t id = 1; id <= WORLD_NODES; id++) {
 		struct machine *m = &world->machines[id];
-		struct engine_ports ports = {loop, &m->group, &m->store, &m->hv};
+		struct engine_ports ports = {loop, &m->group, &m->store, &m->hv, .fencer = &m->fencer};
 		if (engine_start(m->engine, &ports, &err) < 0)
 			assert(false);
 	}

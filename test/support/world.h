@@ -18,5 +18,8 @@ struct engine *world_engine(struct world *world, uint32_t node);
 void world_cut(struct world *world, uint32_t node, bool away);
 /* The next standby on this node fails with this text; NULL: works again. */
 void world_fail_standby(struct world *world, uint32_t node, const char *text);
+/* Whether the node has power, as fence devices (of any agent but fence_unfit, which does not exist) say and switch it. A node
+ * without power is only cut off. */
+bool world_has_power(const struct world *world, uint32_t node);
 /* How long a copy takes from now on. */
 void world_set_copy_ms(struct world *world, uint64_t ms);

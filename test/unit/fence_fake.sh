@@ -32,7 +32,8 @@ hang() {
 if [ -n "$dir" ]; then
 	echo "$action" >>"$dir/calls"
 	printf %s "$saw" >"$dir/saw"
-	{ tr '\0' ' ' </proc/$$/cmdline; tr '\0' ' ' </proc/$$/environ; ls /proc/$$/fd | tr '\n' ' '; } >"$dir/process"
+	cat /proc/$$/cmdline /proc/$$/environ | tr '\0' ' ' >"$dir/process"
+	ls /proc/$$/fd >"$dir/fds" # no pipe: its ends would be the shell's for a moment
 fi
 case $mode:$action in
 *:metadata) [ -n "$dir" ] && [ -e "$dir/metadata" ] && exec cat "$dir/metadata"; echo "no metadata" >&2; exit 1 ;;

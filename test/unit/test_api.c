@@ -733,6 +733,110 @@ static void a_caller_without_the_right_is_refused(void **state)
 		fail_msg("%s", answer);
 }
 
+#define SET_N2                                                                                                         \
+	"{\"id\":1,\"call\":\"fence.set\",\"args\":{\"create\":true,\"device\":{\"name\":\"ipmi-n2\",\"node\":\"n2\","              \
+	"\"agent\":\"fence_ipmilan\",\"options\":[{\"name\":\"ip\",\"value\":\"192.0.2.2\"}]}}}"
+
+static void done(struct peer *peer, const char *line)
+{
+	CLEANUP_JSON json_t *answer = answer_to(peer, line, 1);
+
+	if (!json_object_get(answer, "result"))
+		fail_msg("%.80s gave %s", line, json_dumps(answer, 0));
+}
+
+static void fence_devices_are_checked_kept_and_shown(void **state)
+{
+	struct peer *peer = peer_new(*state);
+
+	refused(peer, "{\"id\":1,\"call\":\"fence.set\",\"args\":{\"device\":{\"name\":\"a\",\"node\":\"n9\"}}}", "not-found",
+		"no node 'n9'");
+	refused(peer,
+		"{\"id\":1,\"call\":\"fence.set\",\"args\":{\"device\":{\"name\":\"a\",\"node\":\"n2\",\"agent\":\"sh\"}}}",
+		"invalid", "agent 'sh'");
+	refused(peer,
+		"{\"id\":1,\"call\":\"fence.set\",\"args\":{\"device\":{\"name\":\"a\",\"node\":\"n2\",\"agent\":\"fence_a\","
+		"\"options\":[{\"name\":\"password\",\"value\":\"hunter2\"}]}}}",
+		"invalid", "is a secret");
+	refused(peer,
+		"{\"id\":1,\"call\":\"fence.set\",\"args\":{\"device\":{\"name\":\"a\",\"node\":\"n2\",\"agent\":\"fence_unfit\"}}}",
+		"not-found", "agent 'fence_unfit' is not there");
+	done(peer, SET_N2);
+	refused(peer, SET_N2, "exists", "'ipmi-n2' exists already");
+	CLEANUP_JSON json_t *shown =
+		answer_to(peer, "{\"id\":2,\"call\":\"fence.show\",\"args\":{\"device\":\"ipmi-n2\"}}", 2);
+	assert_string_equal(text_at(shown, "result", "node"), "n2");
+	assert_string_equal(text_at(shown, "result", "agent"), "fence_ipmilan");
+	/* What is shown can be set again. */
+	CLEANUP_JSON json_t *again = json_pack("{s:i, s:s, s:{s:O, s:b}}", "id", 1, "call", "fence.set", "args",
+		"device", json_object_get(shown, "result"), "no_check", 1);
+	CLEANUP_FREE char *line = json_dumps(again, JSON_COMPACT);
+	done(peer, line);
+	CLEANUP_JSON json_t *node = answer_to(peer, "{\"id\":2,\"call\":\"node.show\",\"args\":{\"node\":\"n2\"}}", 2);
+	assert_int_equal(json_array_size(json_object_get(json_object_get(node, "result"), "fence_devices")), 1);
+	CLEANUP_JSON json_t *log = answer_to(peer, "{\"id\":2,\"call\":\"log.list\"}", 2);
+	CLEANUP_FREE char *text = json_dumps(log, 0);
+	assert_non_null(strstr(text, "fence device ipmi-n2: set by root: n2 with fence_ipmilan, level 1"));
+	done(peer, "{\"id\":1,\"call\":\"fence.remove\",\"args\":{\"device\":\"ipmi-n2\"}}");
+	refused(peer, "{\"id\":1,\"call\":\"fence.check\",\"args\":{\"device\":\"ipmi-n2\"}}", "not-found",
+		"no fence device 'ipmi-n2'");
+	peer_free(peer);
+}
+
+/* A test takes the power of a machine that is alive: its name must be typed, and nothing may depend on it. */
+static void a_test_switches_off_only_what_nobody_needs(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+
+	done(peer, SET_N2);
+	CLEANUP_JSON json_t *status =
+		answer_to(peer, "{\"id\":2,\"call\":\"fence.status\",\"args\":{\"device\":\"ipmi-n2\"}}", 2);
+	assert_string_equal(text_at(status, "result", "power"), "on");
+	refused(peer, "{\"id\":1,\"call\":\"fence.off\",\"args\":{\"device\":\"ipmi-n2\",\"confirm\":\"n3\"}}", "invalid",
+		"'n3', is not that of n2");
+	create_web(peer);
+	CLEANUP_JSON json_t *start =
+		answer_to(peer, "{\"id\":2,\"call\":\"vm.start\",\"args\":{\"vm\":\"web\",\"node\":\"n2\"}}", 2);
+	assert_non_null(json_object_get(start, "result"));
+	refused(peer, "{\"id\":1,\"call\":\"fence.off\",\"args\":{\"device\":\"ipmi-n2\",\"confirm\":\"n2\"}}", "unfit",
+		"n2 has VM 'web'");
+	done(peer, "{\"id\":1,\"call\":\"vm.stop\",\"args\":{\"vm\":\"web\"}}");
+	while (cluster_vm_find(engine_cluster(world_engine(f->world, 1)), "web")->owner)
+		poll_loop_once(f->loop, 5);
+	done(peer, "{\"id\":1,\"call\":\"fence.off\",\"args\":{\"device\":\"ipmi-n2\",\"confirm\":\"n2\"}}");
+	assert_false(world_has_power(f->world, 2));
+	while (cluster_node(engine_cluster(world_engine(f->world, 1)), 2)->state == NODE_ONLINE)
+		poll_loop_once(f->loop, 5);
+	refused(peer, "{\"id\":1,\"call\":\"fence.off\",\"args\":{\"device\":\"ipmi-n2\",\"confirm\":\"n2\"}}", "unfit",
+		"a test needs all nodes online");
+	done(peer, "{\"id\":1,\"call\":\"fence.on\",\"args\":{\"device\":\"ipmi-n2\"}}");
+	assert_true(world_has_power(f->world, 2));
+	peer_free(peer);
+}
+
+static void a_person_may_say_that_a_lost_node_is_off(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+	const struct cluster *cluster = engine_cluster(world_engine(f->world, 1));
+
+	refused(peer, "{\"id\":1,\"call\":\"node.confirm_off\",\"args\":{\"node\":\"n3\",\"confirm\":\"n3\"}}", "unfit",
+		"it is alive");
+	world_cut(f->world, 3, true);
+	while (cluster_node(cluster, 3)->state == NODE_ONLINE)
+		poll_loop_once(f->loop, 5);
+	refused(peer, "{\"id\":1,\"call\":\"node.confirm_off\",\"args\":{\"node\":\"n3\",\"confirm\":\"n2\"}}", "invalid",
+		"is not that of n3");
+	refused(peer, "{\"id\":1,\"call\":\"node.fence\",\"args\":{\"node\":\"n3\"}}", "unfit", "no fence device");
+	done(peer, "{\"id\":1,\"call\":\"node.confirm_off\",\"args\":{\"node\":\"n3\",\"confirm\":\"n3\"}}");
+	assert_int_equal(cluster_node(cluster, 3)->state, NODE_DEAD);
+	CLEANUP_JSON json_t *node = answer_to(peer, "{\"id\":2,\"call\":\"node.show\",\"args\":{\"node\":\"n3\"}}", 2);
+	assert_string_equal(
+		text_at(json_object_get(node, "result"), "fencing", "proof"), "confirmed");
+	peer_free(peer);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -759,6 +863,9 @@ int main(void)
 		T(who_says_nothing_is_told_goodbye),
 		T(a_caller_without_the_right_is_refused),
 		T(a_live_socket_is_not_stolen),
+		T(fence_devices_are_checked_kept_and_shown),
+		T(a_test_switches_off_only_what_nobody_needs),
+		T(a_person_may_say_that_a_lost_node_is_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

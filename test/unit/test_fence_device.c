@@ -81,6 +81,9 @@ static void what_breaks_a_rule_is_refused_by_name(void **state)
 		{"{\"options\": [{\"name\": \"ipmitool-path\", \"value\": \"/tmp/x\"}]}", "run as root"},
 		{"{\"options\": [{\"name\": \"power_wait\"}, {\"name\": \"power-wait\"}]}", "twice"},
 		{"{\"options\": [{\"name\": \"ip\", \"value\": \" a\"}]}", "blanks"},
+		{"{\"options\": [{\"name\": \"passwd\", \"value\": \"hunter2\"}]}", "is a secret"},
+		{"{\"options\": [{\"name\": \"snmp-priv-passwd\", \"value\": \"hunter2\"}]}", "is a secret"},
+		{"{\"options\": [{\"name\": \"community\", \"value\": \"private\"}]}", "is a secret"},
 		{"{\"options\": [{\"name\": \"password\", \"value\": \"hunter2\", \"secret\": true}]}",
 			"absolute path"},
 		{"{\"options\": [{\"name\": \"password\", \"value\": \"/a/../b\", \"secret\": true}]}",
@@ -95,6 +98,7 @@ static void what_breaks_a_rule_is_refused_by_name(void **state)
 		assert_int_equal(json_to_record(&fence_device_schema, json, JSON_KEEP_DEFAULT, &device, &err), 0);
 		assert_int_equal(fence_device_check(&device, &err), -1);
 		assert_int_equal(err.code, ERR_INVALID);
+		assert_null(strstr(err.text, "hunter2"));
 		if (!strstr(err.text, rows[i].says))
 			fail_msg("%s: '%s' does not say '%s'", rows[i].json, err.text, rows[i].says);
 	}
