@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+enum { NOTE_FRESH_MS = 10000 }; /* several times the step at which a note is told again */
+
 static void set(json_t *object, const char *key, json_t *value)
 {
 	json_object_set_new(object, key, value);
@@ -151,11 +153,13 @@ static json_t *saved_json(const struct cluster *cluster, const struct saved_stat
 	return view;
 }
 
+/* A note is what the owner's node sees of the guest now (it is paused, and why), and told again while it lasts. */
 json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
-	const struct engine_progress *progress =
-		vm->task || vm->filling ? engine_progress_of(api->engine, vm->def.uuid) : NULL;
+	const struct engine_progress *progress = engine_progress_of(api->engine, vm->def.uuid);
+	bool fresh = progress && progress->node == vm->owner &&
+		     loop_now_ms(api->loop) < progress->updated_ms + NOTE_FRESH_MS;
 	json_t *view = json_object();
 
 	set(view, "name", json_string(vm->def.name));
@@ -171,8 +175,10 @@ json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 	set(view, "filling", json_boolean(vm->filling));
 	set_number(view, "since_ms", vm->since_ms);
 	set(view, "reason", json_string(vm->reason));
-	if (progress)
+	if (progress && (vm->task || vm->filling))
 		set(view, "progress", view_progress(api, progress));
+	else if (fresh && progress->note[0])
+		set(view, "note", json_string(progress->note));
 	if (!whole)
 		return view;
 	set_number(view, "epoch", vm->epoch);

@@ -80,7 +80,7 @@ static void vm_table(const struct cli *cli, const json_t *vms)
 			units_mib(memory, member_number(vm, "memory_mib")),
 			number_text(cpus, member_number(vm, "vcpus")),
 			units_ago(since, member_number(vm, "since_ms"), now_ms),
-			json_string_value(json_object_get(vm, "reason"))};
+			json_string_value(json_object_get(vm, json_object_get(vm, "note") ? "note" : "reason"))};
 		table_row(table, cells);
 	}
 	table_print_free(table);
@@ -293,6 +293,8 @@ static void print_vm(const struct cli *cli, const json_t *vm)
 		units_time(since, member_number(vm, "since_ms")), member_text(vm, "want"));
 	if (json_string_length(json_object_get(vm, "reason")))
 		printf("          %s\n", member_text(vm, "reason"));
+	if (json_object_get(vm, "note"))
+		printf("note      %s\n", member_text(vm, "note"));
 	printf("node      %s\n", member_text(vm, "node"));
 	if (member_number(vm, "task"))
 		printf("task      %llu, to %s\n", (unsigned long long)member_number(vm, "task"),

@@ -416,9 +416,7 @@ def test_saved_states(lab, web, unharmed):
     for what, act, status, fact in (
             ("ram truncated", lambda: cut_short(state / "ram"), 104, "'ram' has"),
             ("device truncated", lambda: cut_short(state / "device"), 104, "'device' has"),
-            ("sums truncated", lambda: cut_short(state / "sums"), 104, "'sums' has"),
             ("manifest truncated", lambda: cut_short(state / "manifest"), 104, "manifest: not JSON"),
-            ("manifest empty", lambda: os.truncate(state / "manifest", 0), 104, "manifest has 0 bytes"),
             ("ram, one bit", lambda: flip(state / "ram", data_at(state / "ram")), 104, "of 'ram' does not hold"),
             ("device, one bit", lambda: flip(state / "device", 4321), 104, "the checksum of 'device' does not hold"),
             ("sums, one bit", lambda: flip(state / "sums", 4321), 104, "the checksum of 'sums' does not hold"),
@@ -434,7 +432,7 @@ def test_saved_states(lab, web, unharmed):
         print(what, found)
         found.must_say(status, fact, kept)
         assert "the saved state is kept" in found.text
-        vm = web.show()
+        vm = web.show(node="n3")
         assert vm["state"] == "saved" and vm["saved"]["status"] == "sealed" and fact in vm["reason"], vm
         assert not any(web.qemu(node) for node in NODES), what
         if state.exists():
@@ -535,3 +533,23 @@ def test_no_room_during_the_copy(lab, web, unharmed, words):
         web.wait_filled()
         assert web.move("n1")["state"] == "done"
         unharmed["epoch"] += 2
+
+
+def test_a_guest_whose_disk_finds_no_room_waits_for_it(lab, web, unharmed):
+    """A thin disk on storage that is full: the guest is paused and `vm show` says why; with room it runs on by itself,
+    and what it could not write is written."""
+    thin = Guest(lab, "thin", ip="10.77.0.61", memory="96M", disk_mib=64, append="watari.fill_mib=4 watari.load=disk "
+                 "watari.disk_mib=48 watari.disk_rate=50").create()
+    before = thin.boot("n2")
+    with full(lab):
+        wait_until(lambda: "is full; mended, it runs on" in thin.show("n3").get("note", ""), 30, "the note on another node")
+        assert "is full; mended" in lab.cli_raw("n1", "vm", "list").stdout
+        assert thin.state() == "online"
+    written = wait_until(lambda: "note" not in thin.show("n3") and thin.look()["disk_load"]["written"], 30, "it to run on")
+    wait_until(lambda: thin.look()["disk_load"]["written"] > written, 20, "it to write again")
+    after = thin.look()
+    assert after["nonce"] == before["nonce"] and after["disk_load"]["errors"] == after["disk_load"]["io_errors"] == 0
+    thin.check()
+    thin.cli("vm", "stop", "thin")
+    thin.cli("vm", "delete", "thin", "--yes")
+    (lab.shared / "thin.img").unlink()

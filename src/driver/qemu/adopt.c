@@ -169,7 +169,7 @@ static void on_running_status(struct instance *instance, const char *status)
 		instance->record.epoch = 0;
 		instance_save(instance, NULL);
 		instance_go(instance, HV_LOADED);
-	} else if (strcmp(status, "running") != 0 && !instance->stalled) {
+	} else if (strcmp(status, "running") != 0 && !instance->stalled && !pause_begin(instance, status)) {
 		char note[80];
 		snprintf(note, sizeof(note), "the guest is paused by itself: %.40s", status);
 		qemu_note(instance, note);

@@ -47,6 +47,7 @@ void instance_free(struct instance *instance)
 	job_cancel(instance->job);
 	loop_timer_cancel(qemu->loop, instance->timer);
 	loop_timer_cancel(qemu->loop, instance->reconnect);
+	loop_timer_cancel(qemu->loop, instance->pause_timer);
 	loop_io_cancel(qemu->loop, instance->death);
 	qmp_free(instance->qmp);
 	stream_free(instance->stream);
@@ -428,17 +429,17 @@ static const char *text_of(const json_t *data, const char *key)
 	return text && schema_text_ok(text, strlen(text)) ? text : "";
 }
 
-static void on_self_stopped(struct instance *instance, const char *why)
+static void on_self_stopped(struct instance *instance, const char *status)
 {
 	struct err err;
 
-	qemu_note(instance, why);
+	pause_begin(instance, status);
 	if (instance->state != HV_COPYING)
 		return;
 	/* Its state is kept as it is: here, stopped, and never let run by an abort (A16). */
 	instance->record.stopped_by_copy = false;
 	instance_save(instance, NULL);
-	err_set(&err, ERR_UNFIT, "%s; it is not moved or saved like this", why);
+	err_set(&err, ERR_UNFIT, "%s; it is not moved or saved like this", instance->paused);
 	call_off(instance, &err);
 }
 
@@ -459,7 +460,7 @@ static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64
 	else if (!strcmp(name, "MIGRATION_PASS") && instance->state == HV_COPYING)
 		save_on_pass(instance);
 	else if (!strcmp(name, "GUEST_PANICKED"))
-		on_self_stopped(instance, "the guest has panicked and is paused: look at its console, then stop it");
+		on_self_stopped(instance, "guest-panicked");
 	else if (!strcmp(name, "BLOCK_IO_ERROR") && !strcmp(text_of(data, "action"), "stop"))
-		on_self_stopped(instance, "the guest is paused: an error of its disk's storage");
+		on_self_stopped(instance, "io-error");
 }

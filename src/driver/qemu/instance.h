@@ -39,6 +39,8 @@ enum {
 	SEAL_LIMIT_MS = 60 * 1000,  /* from the stream's end to a durable manifest */
 	CALL_OFF_LIMIT_MS = 5 * 1000, /* watari-stream's answer to cancel, then SIGKILL */
 	CANCEL_LIMIT_MS = 2 * 1000,   /* QEMU's answer to migrate_cancel, then its pipe is emptied */
+	LAST_LOOK_LIMIT_MS = 5 * 1000, /* QEMU's answer whether it has all pages, of a guest whose helper died */
+	LAST_LOOKS = 2,
 	RECONNECT_MS = 200,
 	CONT_AGAIN_MS = 100,
 	CONT_TRIES = 50,
@@ -98,6 +100,8 @@ struct instance {
 	struct job *job;
 	struct loop_timer *timer;     /* the step's time limit, or its next look */
 	struct loop_timer *reconnect; /* of the monitor */
+	struct loop_timer *pause_timer;
+	const char *paused; /* a constant: why the guest stopped by itself; NULL: it did not */
 	enum ending ending;
 	struct err why;
 	struct copy copy;
@@ -107,6 +111,7 @@ struct instance {
 	uint64_t moved_pages, moved_ms; /* of a load: progress, and when it was seen last */
 	bool run_wanted; /* cont is under way */
 	uint32_t cont_tries;
+	uint32_t last_looks; /* whether a guest without its helper has all pages: questions without answer */
 };
 
 struct queued_event {
@@ -190,6 +195,10 @@ void load_look(struct instance *instance);
 /* run.c */
 void run_begin(struct instance *instance, uint64_t task, uint64_t epoch);
 void run_on_resume(struct instance *instance, uint64_t at_us);
+
+/* pause.c */
+/* QEMU says that the guest is stopped, for a reason of its own (a run state). False: none that is known. */
+bool pause_begin(struct instance *instance, const char *status);
 
 /* adopt.c */
 int adopt_all(struct qemu *qemu, struct err *err);
