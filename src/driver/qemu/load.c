@@ -303,18 +303,32 @@ static void on_stream(void *ctx, const char *name, const json_t *event)
 		tell_progress(instance, event);
 }
 
+static void on_last_look(void *ctx, const json_t *result, const struct err *err);
+
 /* Died in the moment when all was done? QEMU knows. */
+static void last_look(struct instance *instance)
+{
+	if (instance->qmp)
+		qmp_send(instance->qmp, "query-migrate", NULL, -1, LAST_LOOK_LIMIT_MS, on_last_look, instance);
+}
+
 static void on_last_look(void *ctx, const json_t *result, const struct err *err)
 {
 	struct instance *instance = ctx;
 	const char *status = json_string_value(json_object_get(result, "status"));
+	bool silent = !status && err && err->code == ERR_TIMEOUT;
 	struct err why;
 
-	(void)err;
-	if (!instance->record.filling || instance->state == HV_STOPPING || !status)
+	/* Without an answer for another reason: the monitor is connected again, and it is asked again (load_look). */
+	if (!instance->record.filling || instance->state == HV_STOPPING || (!status && !silent))
 		return;
-	if (!strcmp(status, "completed")) {
+	if (status && !strcmp(status, "completed")) {
 		filled(instance, loop_wall_ms(instance->qemu->loop) * 1000);
+		return;
+	}
+	/* Its main thread may itself wait for a page that nobody brings any more; or the machine is slow. */
+	if (silent && ++instance->last_looks < LAST_LOOKS) {
+		last_look(instance);
 		return;
 	}
 	err_set(&why, ERR_UNAVAILABLE, "watari-stream died before the guest had all its memory");
@@ -330,8 +344,8 @@ static void on_stream_gone(void *ctx, const struct err *err)
 		fail(instance, err);
 	else if (instance->state == HV_LOADING)
 		lost(instance, err);
-	else if (instance->record.filling && instance->state != HV_STOPPING && instance->qmp)
-		instance_qmp(instance, "query-migrate", NULL, on_last_look);
+	else if (instance->record.filling && instance->state != HV_STOPPING)
+		last_look(instance);
 }
 
 void load_look(struct instance *instance)
@@ -351,6 +365,6 @@ void load_look(struct instance *instance)
 		err_set(&err, ERR_UNAVAILABLE, "the load was cut short when the daemon was away");
 		lost(instance, &err);
 	} else if (instance->record.filling) {
-		instance_qmp(instance, "query-migrate", NULL, on_last_look);
+		last_look(instance);
 	}
 }
