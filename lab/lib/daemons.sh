@@ -9,7 +9,7 @@ daemon_start() { # NODE DAEMON: started, not yet ready
 	! daemon_is_on "$1" "$2" || return 0
 	case $2 in
 	corosync) binary="/usr/sbin/corosync -f" ;;
-	watarid) binary=/run/lab/build/src/cmd/watarid ;;
+	watarid) binary="nice -n -10 /run/lab/build/src/cmd/watarid" ;; # as its unit has it
 	esac
 	enter "$1" bash -c "mkdir -p /run/watari; exec setsid -f $binary >> /var/log/$2.out 2>&1 < /dev/null"
 }

@@ -85,7 +85,7 @@ static void child_write_pid(int lock_fd)
 		child_fail("writing the pid");
 }
 
-static void child_limits(void)
+static void child_limits(int nice)
 {
 	struct rlimit none = {0, 0};
 	struct rlimit files = {NOFILE_MAX, NOFILE_MAX};
@@ -94,7 +94,7 @@ static void child_limits(void)
 	setrlimit(RLIMIT_CORE, &none); /* a core would hold the guest's memory */
 	setrlimit(RLIMIT_NOFILE, &files);
 	/* The daemon may come first at the CPU and last at the OOM killer; what it starts does not. */
-	setpriority(PRIO_PROCESS, 0, 0);
+	setpriority(PRIO_PROCESS, 0, nice);
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	if (fd >= 0) {
 		ssize_t ignored = write(fd, "0", 1);
@@ -133,7 +133,7 @@ static _Noreturn void child(const struct spawn *spawn, pid_t parent)
 	setsid();
 	umask(077);
 	child_fds(spawn, &lock_fd);
-	child_limits();
+	child_limits(spawn->nice);
 	if (lock_fd >= 0)
 		child_write_pid(lock_fd);
 	child_user(spawn->uid);

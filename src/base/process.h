@@ -28,6 +28,7 @@ struct spawn {
 	uint32_t uid; /* also the gid; 0: stays who it is */
 	int lock_fd;  /* -1, or an open, locked file: the child writes its pid into it and keeps it open */
 	bool bound;   /* killed by the kernel when the thread that started it ends, and so with the daemon */
+	int nice;     /* below 0: comes before others; it may step back, not return */
 	bool search;  /* has the system's usual PATH, since it starts programs by their names */
 	uint32_t fd_count;
 	struct spawn_fd fds[SPAWN_FDS_MAX];

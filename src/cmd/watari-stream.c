@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * watari-stream save|load|check: the helper that carries a guest's state between QEMU and a directory. Everything it
  * needs is inherited or said on its control channel: see stream/protocol.h and watari-stream(8). */
+#include "base/weight.h"
 #include "stream/load.h"
 #include "stream/protocol.h"
 #include "stream/save.h"
@@ -40,9 +41,10 @@ static void set_save(void *work, struct control *control)
 	save_set_control(work, control);
 }
 
-static int verb_save(void)
+static int verb_save(int weight_fd)
 {
 	struct err err;
+	(void)weight_fd;
 	struct save *save = save_new(
 		STREAM_FD_QEMU, STREAM_FD_DIRECTORY, is_open(STREAM_FD_MEMORY) ? (int)STREAM_FD_MEMORY : -1, &err);
 
@@ -57,10 +59,10 @@ static void set_load(void *work, struct control *control)
 	load_set_control(work, control);
 }
 
-static int load_from(int socket)
+static int load_from(int socket, int weight_fd)
 {
 	struct err err;
-	struct load *load = load_new(socket, STREAM_FD_DIRECTORY, &err);
+	struct load *load = load_new(socket, STREAM_FD_DIRECTORY, weight_fd, &err);
 
 	if (!load)
 		return die(&err);
@@ -68,36 +70,40 @@ static int load_from(int socket)
 	return run(&ops, set_load, load);
 }
 
-static int verb_load(void)
+static int verb_load(int weight_fd)
 {
-	return load_from(STREAM_FD_QEMU);
+	return load_from(STREAM_FD_QEMU, weight_fd);
 }
 
-static int verb_check(void)
+static int verb_check(int weight_fd)
 {
-	return load_from(-1);
+	return load_from(-1, weight_fd);
 }
 
 static const struct verb {
 	const char *name;
 	int fd_last; /* the highest descriptor that is kept */
-	int (*run)(void);
+	int (*run)(int weight_fd);
 } verbs[] = {
 	{"save", STREAM_FD_MEMORY, verb_save},
 	{"load", STREAM_FD_DIRECTORY, verb_load},
 	{"check", STREAM_FD_DIRECTORY, verb_check},
 };
 
-/* Memory of guests passes through here: no core dumps, no peeking. What was inherited by mistake is closed. */
-static void settle_in(int fd_last)
+/* Memory of guests passes through here: no core dumps, no peeking. What was inherited by mistake is closed. Returns the
+ * descriptor of weight_open. */
+static int settle_in(int fd_last)
 {
+	syscall(SYS_close_range, (unsigned)fd_last + 1, ~0U, 0);
+	int weight_fd = weight_open(0);
+
 	prctl(PR_SET_DUMPABLE, 0);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	syscall(SYS_close_range, (unsigned)fd_last + 1, ~0U, 0);
 	for (int fd = STREAM_FD_CONTROL; fd <= fd_last; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
+	return weight_fd;
 }
 
 int main(int argc, char **argv)
@@ -107,9 +113,9 @@ int main(int argc, char **argv)
 	for (size_t i = 0; argc == 2 && i < ARRAY_SIZE(verbs); i++) {
 		if (strcmp(argv[1], verbs[i].name))
 			continue;
-		settle_in(verbs[i].fd_last);
+		int weight_fd = settle_in(verbs[i].fd_last);
 		if (is_open(STREAM_FD_QEMU) && is_open(STREAM_FD_CONTROL) && is_open(STREAM_FD_DIRECTORY))
-			return verbs[i].run();
+			return verbs[i].run(weight_fd);
 		err_set(&err, ERR_USAGE, "descriptors %d, %d and %d must be inherited", STREAM_FD_QEMU,
 			STREAM_FD_CONTROL, STREAM_FD_DIRECTORY);
 		return die(&err);

@@ -2,6 +2,7 @@
  * The daemon of a node: reads its configuration, joins its drivers to the engine, serves the API, and runs until told
  * to end. Guests run on when it ends. */
 #include "api/api.h"
+#include "base/weight.h"
 #include "cmd/daemon_config.h"
 #include "driver/corosync/corosync.h"
 #include "driver/fence/fencer_agents.h"
@@ -17,6 +18,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -285,6 +287,9 @@ int main(int argc, char **argv)
 		}
 	}
 	umask(077);
+	/* The service's Nice= as it was meant: before others, not before its own threads alone. */
+	CLEANUP_FD int weight_fd = weight_open(0);
+	weight_set(weight_fd, getpriority(PRIO_PROCESS, 0));
 	/* A log that nobody reads any more, or a terminal that is closed, ends no daemon. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);

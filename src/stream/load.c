@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream/load.h"
+#include "base/weight.h"
 #include "stream/file.h"
 #include "stream/page_server.h"
 
@@ -23,7 +24,7 @@ struct load_figures {
 
 struct load {
 	int socket; /* -1: check */
-	int dir_fd;
+	int dir_fd, weight_fd;
 	struct control *control;
 	struct load_params params;
 	struct load_figures figures;
@@ -73,6 +74,12 @@ static void on_loaded(void *ctx)
 	control_post(load->control, "loaded", members, CONTROL_GOES_ON);
 }
 
+/* What is left is work for the time in which nobody waits for it. */
+static void on_settled(void *ctx)
+{
+	weight_set(((struct load *)ctx)->weight_fd, 0);
+}
+
 static void on_stalled(void *ctx, const char *why)
 {
 	struct load *load = ctx;
@@ -97,7 +104,8 @@ static int validate(struct load *load, struct err *err)
 
 static int serve(struct load *load, struct err *err)
 {
-	const struct server_events events = {.ctx = load, .loaded = on_loaded, .stalled = on_stalled};
+	const struct server_events events = {
+		.ctx = load, .loaded = on_loaded, .settled = on_settled, .stalled = on_stalled};
 	struct page_server *server = page_server_new(&load->state, load->socket, load->params.eager, &events, err);
 
 	if (!server)
@@ -274,7 +282,7 @@ void load_set_control(struct load *load, struct control *control)
 	load->control = control;
 }
 
-struct load *load_new(int socket, int dir_fd, struct err *err)
+struct load *load_new(int socket, int dir_fd, int weight_fd, struct err *err)
 {
 	struct load *load = calloc(1, sizeof(*load));
 
@@ -284,6 +292,7 @@ struct load *load_new(int socket, int dir_fd, struct err *err)
 	}
 	load->socket = socket;
 	load->dir_fd = dir_fd;
+	load->weight_fd = weight_fd;
 	pthread_mutex_init(&load->lock, NULL);
 	return load;
 }

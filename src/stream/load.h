@@ -10,7 +10,7 @@
 struct load;
 
 /* socket -1: check. The descriptors stay the caller's. */
-struct load *load_new(int socket, int dir_fd, struct err *err);
+struct load *load_new(int socket, int dir_fd, int weight_fd, struct err *err);
 /* Waits for what is under way: for tests. A process that ends need not call it, and must not while storage hangs. */
 void load_free(struct load *load);
 

@@ -36,6 +36,7 @@ struct page_server {
 	atomic_bool stopped;
 	struct page_reader reader;
 	bool have_reader;
+	bool settled;
 	bool finished; /* the final word was said */
 
 	uint8_t *head, *end;
@@ -239,9 +240,15 @@ static bool push_next(struct page_server *server, uint64_t *index)
 {
 	struct push_order *order = &server->order;
 
-	return push_order_next_hot(order, index) || push_order_next_neighbour(order, index) ||
-	       (server->loaded_ns && push_order_next_warm(order, index)) ||
-	       (!hold_until_ns(server) && push_order_next_far(order, index));
+	if (push_order_next_hot(order, index) || push_order_next_neighbour(order, index) ||
+		(server->loaded_ns && push_order_next_warm(order, index)))
+		return true;
+	if (hold_until_ns(server))
+		return false;
+	if (!server->settled && !server->eager)
+		server->events.settled(server->events.ctx);
+	server->settled = true;
+	return push_order_next_far(order, index);
 }
 
 /* As page_at_hand, for the pages of a fetch; runs of neighbours are one read. */

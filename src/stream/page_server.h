@@ -58,6 +58,7 @@ struct server_counters {
 struct server_events {
 	void *ctx;
 	void (*loaded)(void *ctx);
+	void (*settled)(void *ctx); /* the guest had its first moments: from here on the mass of the memory is sent */
 	void (*stalled)(void *ctx, const char *why); /* NULL: over */
 };
 

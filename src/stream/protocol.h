@@ -2,7 +2,7 @@
  * How the daemon speaks to watari-stream: the helper that writes a guest's state into a directory (save), plays it
  * towards a waiting QEMU (load), or only looks whether it is whole (check). One process a task and side.
  *
- * Promises: it opens no path but the fixed names below, inside the directory it was given; it lives on when the daemon
+ * Promises: it opens no path but the fixed names below, inside the directory it was given (and /proc/self/autogroup); it lives on when the daemon
  * dies, and tells a new daemon everything that happened so far; `sealed` is said only when every byte is durable;
  * `loaded` only when QEMU has said that it took the device state; `filled` only when QEMU has said that it has all.
  * Must never: send a page that does not match its checksum; delete or change a state that it loads.
@@ -18,9 +18,10 @@
  *		(only with "repair": true)
  *
  * Start it detached (setsid, or a scope of its own), as the user that shall own the files, and where possible with a
- * higher priority (setpriority -10 before the user is changed): what it does while the guest stands still, and the
- * answers to a guest that waits for a page, then go ahead of other work on a busy host. Threads that copy or push while
- * the guest runs step back to 0 by themselves. The pipe of a save is enlarged
+ * higher priority (setpriority STREAM_NICE before the user is changed): what it does while the guest
+ * stands still, and the answers to a guest that waits for a page, then go ahead of other work on a busy host. Threads
+ * that copy or push while the guest runs step back to 0 by themselves. Between sessions their weight counts
+ * (base/weight.h): give it STREAM_NICE when the guest stands still; the load gives it back when the guest runs. The pipe of a save is enlarged
  * to 1 MiB by the helper itself; close the daemon's own copy of its read end, or a dead helper is never noticed by
  *QEMU.
  *
@@ -97,6 +98,7 @@
 
 enum {
 	STREAM_PROTOCOL = 1,
+	STREAM_NICE = -10,
 	STREAM_FD_QEMU = 0,
 	STREAM_FD_CONTROL = 3,
 	STREAM_FD_DIRECTORY = 4,

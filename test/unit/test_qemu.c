@@ -514,6 +514,36 @@ static void a_child_inherits_only_what_it_is_given(void **state)
 	close(ends[1]);
 }
 
+/* What answers a guest that waits for a page comes before other work, can step back and return, and needs no right for it
+ * beyond that. All else that is started comes last like anybody. */
+static void a_helper_keeps_the_priority_that_it_was_given(void **state)
+{
+	static const char *const argv[] = {"/bin/sh", "-c", "exec 2>&1; id -u; nice; nice -n 10 nice", NULL};
+	struct process process;
+	char text[256] = "";
+	struct err err;
+	int ends[2];
+
+	(void)state;
+	if (geteuid())
+		skip();
+	for (int nice = -10; nice <= 0; nice += 10) {
+		assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+		struct spawn spawn = {.binary = argv[0], .argv = argv, .uid = 65534, .nice = nice, .lock_fd = -1,
+			.fd_count = 1, .fds = {{ends[1], 1}}};
+		assert_int_equal(process_spawn(&spawn, &process, &err), 0);
+		wait_death(&process);
+		assert_true(read(ends[0], text, sizeof(text) - 1) > 0);
+		int uid, first, stepped;
+		assert_int_equal(sscanf(text, "%d %d %d", &uid, &first, &stepped), 3);
+		assert_int_equal(uid, 65534);
+		assert_int_equal(first, nice);
+		assert_int_equal(stepped, nice + 10);
+		close(ends[0]);
+		close(ends[1]);
+	}
+}
+
 static void a_binary_that_is_missing_is_told_by_the_child(void **state)
 {
 	static const char *const argv[] = {"/nonexistent/qemu", NULL};
@@ -736,6 +766,7 @@ int main(void)
 		cmocka_unit_test(a_process_is_known_by_its_lock),
 		cmocka_unit_test(a_number_without_the_lock_is_nobody),
 		cmocka_unit_test(a_child_inherits_only_what_it_is_given),
+		cmocka_unit_test(a_helper_keeps_the_priority_that_it_was_given),
 		cmocka_unit_test(a_binary_that_is_missing_is_told_by_the_child),
 		cmocka_unit_test(images_that_rest_on_others_are_refused),
 		cmocka_unit_test(a_record_is_read_as_it_was_written),

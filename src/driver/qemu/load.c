@@ -171,6 +171,7 @@ void load_begin(struct instance *instance, const struct hv_saved *saved)
 	instance_go(instance, HV_LOADING);
 	instance_limit(instance, saved->verify_all ? STALL_LIMIT_MS / 10 : LOAD_STEP_LIMIT_MS, on_limit);
 	if (saved->task == instance->record.task && instance->stream) {
+		stream_hurry(instance->stream);
 		start_load(instance, saved);
 		return;
 	}

@@ -366,8 +366,11 @@ void save_on_pass(struct instance *instance)
 
 void save_on_stop(struct instance *instance, uint64_t at_us)
 {
-	if (instance->state == HV_COPYING)
-		instance->record.figures.stopped_us = at_us;
+	if (instance->state != HV_COPYING)
+		return;
+	instance->record.figures.stopped_us = at_us;
+	if (instance->stream)
+		stream_hurry(instance->stream);
 }
 
 /* SEALING, SEALED */

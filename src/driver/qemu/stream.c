@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "driver/qemu/stream.h"
 #include "driver/qemu/lines.h"
+#include "base/weight.h"
 #include "driver/qemu/sock.h"
 
 #include <assert.h>
@@ -77,7 +78,7 @@ struct stream *stream_spawn(struct loop *loop, const struct stream_spawn *spawn,
 
 	if (listen_fd < 0)
 		return NULL;
-	struct spawn what = {.binary = spawn->binary, .argv = argv, .uid = spawn->uid, .lock_fd = -1, .fd_count = 5,
+	struct spawn what = {.binary = spawn->binary, .argv = argv, .uid = spawn->uid, .nice = STREAM_NICE, .lock_fd = -1, .fd_count = 5,
 		.fds = {{spawn->qemu_fd, STREAM_FD_QEMU}, {spawn->log_fd, 1}, {spawn->log_fd, 2},
 			{listen_fd, STREAM_FD_CONTROL}, {spawn->state_fd, STREAM_FD_DIRECTORY}}};
 	if (spawn->memory_fd >= 0)
@@ -119,6 +120,13 @@ bool stream_is_orphan(const struct stream *stream, const char *name, const json_
 int stream_take_qemu_fd(const struct stream *stream)
 {
 	return stream->process.pidfd < 0 ? -1 : pidfd_getfd(stream->process.pidfd, STREAM_FD_QEMU, 0);
+}
+
+void stream_hurry(const struct stream *stream)
+{
+	CLEANUP_FD int fd = stream->process.pid > 0 ? weight_open(stream->process.pid) : -1;
+
+	weight_set(fd, STREAM_NICE);
 }
 
 void stream_send(struct stream *stream, json_t *command)

@@ -41,6 +41,9 @@ bool stream_is_orphan(const struct stream *stream, const char *name, const json_
 /* A copy of the descriptor by which it is connected to QEMU, or -1. */
 int stream_take_qemu_fd(const struct stream *stream);
 
+/* Its guest stands still: from now on it comes before what else this machine does. */
+void stream_hurry(const struct stream *stream);
+
 /* Takes over the command. */
 void stream_send(struct stream *stream, json_t *command);
 void stream_command(struct stream *stream, const char *name); /* one without members */
