@@ -91,6 +91,7 @@ static void view_step(struct step *step)
 {
 	struct cluster *cluster = step->cluster;
 	uint64_t before = cluster->members;
+	uint64_t ring_before = cluster->ring;
 	uint64_t lost = 0;
 
 	cluster->members = step->event->members;
@@ -105,10 +106,15 @@ static void view_step(struct step *step)
 			node->fence = (struct fencing){.proof = node->fence.proof};
 		} else if (!in && (node->state == NODE_ONLINE || node->state == NODE_JOINING)) {
 			node_touch(step, node, NODE_LOST, "left the view");
+			node->down_ms = cluster->now_ms;
 			lost |= node_bit(id);
 		}
+		/* A daemon that is restarted stays in the ring: that is no flapping. */
+		if ((ring_before & ~cluster->ring & node_bit(id)) && node->state == NODE_LOST)
+			quarantine_left(step, node);
 	}
 	step->out->nodes_changed |= before ^ cluster->members;
+	step->reword = true;
 	vms_lost(step, lost);
 	fence_view(step, lost);
 }
@@ -121,7 +127,8 @@ static void blocked_vm_returns(struct step *step, struct vm *vm, bool rebooted)
 
 	if (rebooted) {
 		reason_set(why, "%s came back with another boot id: the copy of the boot before is dead", name);
-		vm_died(step, vm, why);
+		suspect_node_died(step, vm, vm->owner);
+		vm_owner_dead(step, vm, why);
 	} else if (!vm->started && vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch) {
 		vm_go(step, vm, VM_RESTORING, MOVE_RESUME, "%s is back, the loaded guest is to run there", name);
 	} else if (!vm->started) {
@@ -139,6 +146,7 @@ static void node_report_step(struct step *step)
 	const struct event *event = step->event;
 	struct node *node = &cluster->nodes[event->node - 1];
 	bool known = node->facts.boot_id[0];
+	bool returns = node->state != NODE_ONLINE;
 	bool rebooted = known && strcmp(node->facts.boot_id, event->facts.boot_id) != 0;
 	char why[REASON_BYTES];
 
@@ -153,6 +161,11 @@ static void node_report_step(struct step *step)
 	node->facts = event->facts;
 	reason_set(why, "%s", rebooted ? "joined after a reboot" : known ? "joined, same boot as before" : "joined");
 	node_touch(step, node, NODE_ONLINE, why);
+	step->reword = true;
+	if (rebooted && !returns)
+		node->down_ms = cluster->now_ms; /* within one view: nobody knows what else went then */
+	if (returns)
+		quarantine_returns(step, node);
 	fence_node_returns(step, node, rebooted || !known);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
@@ -166,10 +179,10 @@ static void node_report_step(struct step *step)
 			if (vm->phase == MOVE_LOAD)
 				vm_source_gone(step, vm, why);
 			else
-				vm_died(step, vm, why);
+				vm_owner_dead(step, vm, why);
 		}
 	}
-	vm_place_waiting(step);
+	suspects_judge(step, node->id);
 	fence_review(step);
 }
 
@@ -200,6 +213,8 @@ uint64_t core_deadline_ms(const struct cluster *cluster)
 {
 	uint64_t first = fence_deadline_ms(cluster);
 
+	if (cluster->policy_ms && (!first || cluster->policy_ms < first))
+		first = cluster->policy_ms;
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		uint64_t due = cluster->vms[i].deadline_ms;
 		if (due && cluster->vms[i].def.uuid[0] && (!first || due < first))
@@ -275,6 +290,9 @@ static void dispatch(struct step *step)
 	case EVENT_VM_CANCEL:
 		request_step(step);
 		return;
+	case EVENT_NODE_RESUME:
+		quarantine_resume(step);
+		return;
 	case EVENT_FENCE_SET:
 	case EVENT_FENCE_REMOVE:
 	case EVENT_NODE_CONFIRM_OFF:
@@ -331,7 +349,7 @@ static void digest_step(struct step *step)
 
 void core_step(struct cluster *cluster, const struct event *event, struct core_outcome *out)
 {
-	struct step step = {.cluster = cluster, .event = event, .out = out};
+	struct step step = {.cluster = cluster, .event = event, .out = out, .plan = &out->plan};
 
 	out->code = ERR_NONE;
 	out->text[0] = 0;
@@ -342,8 +360,11 @@ void core_step(struct cluster *cluster, const struct event *event, struct core_o
 	cluster->index++;
 	if (event->now_ms > cluster->now_ms)
 		cluster->now_ms = event->now_ms;
+	plan_forget(&out->plan);
 	if (event_ok(&step))
 		dispatch(&step);
+	if (out->code == ERR_NONE)
+		policy_run(&step);
 	for (uint32_t i = 0; i < out->change_count; i++)
 		vm_check(cluster, &cluster->vms[out->changes[i].vm]);
 	digest_step(&step);

@@ -22,7 +22,26 @@ struct core_change {
 	char reason[REASON_BYTES]; /* of this very change: the VM's own reason is that of the last */
 };
 
-enum { CORE_CHANGES_MAX = 2 * VMS_MAX + 16 };
+enum { CORE_CHANGES_MAX = 4 * VMS_MAX + 16 };
+
+/* The core's own working space for one step: who is where, who waits, computed anew whenever it is needed. */
+enum { CORE_LABELS = 16384 }; /* more than VMs, a power of two */
+struct core_label {
+	uint32_t vm;	/* index + 1 of one that has it; 0: a free slot */
+	uint64_t nodes; /* where VMs with it are, bits */
+};
+struct core_plan {
+	bool counted;  /* memory_mib and probation hold */
+	bool labelled; /* labels hold */
+	uint64_t memory_mib[NODES_MAX + 1]; /* by node: owned, or on its way there */
+	uint64_t probation; /* nodes with a VM that may have killed others */
+	uint32_t starts[NODES_MAX + 1];	    /* under way */
+	uint32_t leaving[NODES_MAX + 1], coming[NODES_MAX + 1]; /* moves under way */
+	uint32_t queue_count;
+	uint64_t queue[VMS_MAX]; /* VMs to be placed, sorted: what counts first in the high bits, the slot in the low ones */
+	uint8_t chosen[VMS_MAX]; /* by place in the queue: the node, or 0 */
+	struct core_label labels[CORE_LABELS];
+};
 
 /* The caller owns it (it is large: keep one, not on the stack). */
 struct core_outcome {
@@ -33,6 +52,7 @@ struct core_outcome {
 	bool devices_changed;	 /* the table of fence devices */
 	uint32_t change_count;
 	struct core_change changes[CORE_CHANGES_MAX];
+	struct core_plan plan;
 };
 
 /* An empty cluster with this uuid. */
@@ -85,6 +105,11 @@ struct fence_duty {
 };
 
 struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t suspect, uint32_t node);
+
+/* Whether the node could take the VM now, and the fact that decides it or the room that it has. For many questions about
+ * one cluster: a plan that was all zero before the first. */
+bool core_place_explain(
+	const struct cluster *cluster, struct core_plan *plan, uint32_t vm, uint32_t node, char text[REASON_BYTES]);
 
 /* The one saved-state directory of this VM that must be kept (a task number), or 0: all others may be deleted. */
 uint64_t core_state_kept(const struct cluster *cluster, uint32_t vm);

@@ -277,10 +277,12 @@ static void node_dies(struct step *step, struct node *node)
 	reason_set(why, "%s is dead: %s", cluster_node_name(cluster, node->id), node->fence.text);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
-		if (vm->def.uuid[0] && vm->owner == node->id)
-			vm_owner_dead(step, vm, why);
+		if (!vm->def.uuid[0] || vm->owner != node->id || vm->state != VM_BLOCKED)
+			continue; /* nothing of it ran there: it is being restored elsewhere, or has ended */
+		suspect_node_died(step, vm, node->id);
+		vm_owner_dead(step, vm, why);
 	}
-	vm_place_waiting(step);
+	suspects_judge(step, node->id);
 	fence_review(step);
 }
 

@@ -8,6 +8,9 @@ struct step {
 	struct cluster *cluster;
 	const struct event *event;
 	struct core_outcome *out;
+	struct core_plan *plan;
+	bool automatic; /* what happens now nobody asked for */
+	bool reword;	/* a node or a rule has changed: reasons of those who wait are told anew */
 };
 
 /* vm_state.c: the only functions that change a VM's state, phase, reason and deadline. */
@@ -28,13 +31,40 @@ void task_trouble(struct step *step, const struct vm *vm, enum err_code code);
 void task_end(struct step *step, struct vm *vm, enum task_state state, const char *format, ...) PRINTF_LIKE(4, 5);
 void task_figures(struct step *step, const struct vm *vm, uint64_t task, const struct move_figures *figures);
 
-/* place.c */
+/* place.c. text may be NULL where nobody reads it. */
+/* After a change of who owns what, or of a label. */
+static inline void plan_forget(struct core_plan *plan)
+{
+	plan->counted = plan->labelled = false;
+}
+void place_count(const struct cluster *cluster, struct core_plan *plan);
+/* The VM is going to be there: counted from now on. */
+void place_claim(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node);
 /* Whether the node could take the VM now; text gets the fact that decides. */
-bool place_fits(const struct cluster *cluster, const struct vm *vm, uint32_t node, char text[REASON_BYTES]);
-/* The best node that is not in `except` (bits), `preferred` first where it fits; 0: none, and text says why. */
-uint32_t place_choose(const struct cluster *cluster, const struct vm *vm, uint32_t preferred, uint64_t except,
-	char text[REASON_BYTES]);
-uint32_t place_free_mib(const struct cluster *cluster, uint32_t node, const struct vm *but);
+bool place_fits(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node, char *text);
+/* The best node that is not in `except` (bits); 0: none, and text says why. */
+uint32_t place_choose(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint64_t except, char *text);
+/* Its place in the VM's list of preferred owners, from 0; OWNERS_PREFERRED_MAX: it is not in it. */
+uint32_t place_wish(const struct vm *vm, uint32_t node);
+/* Another VM with the same anti-affinity label is there. */
+bool place_beside(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node);
+
+/* policy.c: at the end of every step that was accepted. */
+void policy_run(struct step *step);
+void next_at(const struct step *step, uint64_t *next_ms, uint64_t at_ms);
+
+/* quarantine.c */
+/* The node's machine left the ring, and nobody had asked for it. */
+void quarantine_left(struct step *step, struct node *node);
+void quarantine_returns(struct step *step, struct node *node);
+void quarantine_review(struct step *step, uint64_t *next_ms);
+void quarantine_resume(struct step *step);
+/* Enough nodes died under it for it to be the reason. */
+bool vm_is_suspect(const struct vm *vm);
+/* The VM's node is dead, and that was no one's wish: is it held against the VM? */
+void suspect_node_died(struct step *step, struct vm *vm, uint32_t node);
+/* All VMs of the dead node have gone off in this step: which of them may start again? */
+void suspects_judge(struct step *step, uint32_t node);
 
 /* vm_step.c: steps of a VM's life that several events lead to. Each keeps the invariants. */
 void vm_start_on(struct step *step, struct vm *vm, uint32_t node, const char *why);
@@ -45,12 +75,12 @@ void vm_died(struct step *step, struct vm *vm, const char *why);
 void vm_source_gone(struct step *step, struct vm *vm, const char *why);
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why);
 void vm_target_lost(struct step *step, struct vm *vm, const char *why);
-/* VMs that should run and do not: start or restore them where they fit. */
-void vm_place_waiting(struct step *step);
 void vm_went_off(struct step *step, struct vm *vm, const char *why);
 
-/* Its owner is proven dead. Leaves it waiting for a place: vm_place_waiting follows. */
+/* Its owner is proven dead, or was rebooted. Leaves it waiting for a place: policy_run follows. */
 void vm_owner_dead(struct step *step, struct vm *vm, const char *why);
+/* A quick migration to a target that fits. */
+void vm_move_to(struct step *step, struct vm *vm, uint32_t target, bool dry_run, const char *why);
 
 /* fence.c */
 void fence_view(struct step *step, uint64_t lost);

@@ -30,6 +30,7 @@ static void started(struct step *step, struct vm *vm)
 		return;
 	}
 	vm->started = true;
+	vm->run_ms = step->cluster->now_ms;
 	if (vm->state == VM_STOPPING) {
 		vm_touch(step, vm);
 		return;
@@ -57,7 +58,6 @@ static void gone(struct step *step, struct vm *vm)
 		task_end(step, vm, TASK_DONE, "%s", why);
 		vm->want = WANT_OFF;
 		vm_went_off(step, vm, why);
-		vm_place_waiting(step);
 		return;
 	}
 	if (step->event->cause == GONE_GUEST_SHUTDOWN) {
@@ -65,7 +65,6 @@ static void gone(struct step *step, struct vm *vm)
 		task_end(step, vm, TASK_FAILED, "%s", why);
 		vm->want = WANT_OFF;
 		vm_went_off(step, vm, why);
-		vm_place_waiting(step);
 		return;
 	}
 	task_trouble(step, vm, step->event->code);
@@ -90,7 +89,8 @@ static void prepared(struct step *step, struct vm *vm)
 		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s; a dry run showed that %s could take it",
 			cluster_node_name(step->cluster, vm->owner), node);
 	} else if (vm->filling) {
-		vm_go(step, vm, vm->state, MOVE_WAIT, "%s stands by; pages of the move before are still coming in", node);
+		vm_go(step, vm, vm->state, MOVE_WAIT, "%s stands by; pages of the move before are still coming in",
+			node);
 	} else {
 		vm_go(step, vm, vm->state, MOVE_COPY, "%s stands by; memory is being saved while the guest runs", node);
 	}
@@ -113,15 +113,14 @@ static void sealed(struct step *step, struct vm *vm)
 		.sealed_ms = cluster->now_ms,
 	};
 	if (vm->state == VM_MOVING) {
-		vm_go(step, vm, VM_MOVING, MOVE_LOAD, "sealed by %s; %s loads it", cluster_node_name(cluster, vm->owner),
-			cluster_node_name(cluster, vm->target));
+		vm_go(step, vm, VM_MOVING, MOVE_LOAD, "sealed by %s; %s loads it",
+			cluster_node_name(cluster, vm->owner), cluster_node_name(cluster, vm->target));
 		return;
 	}
 	task_end(step, vm, TASK_DONE, "saved by %s", cluster_node_name(cluster, vm->owner));
 	vm_go(step, vm, VM_SAVED, MOVE_IDLE, "saved by %s", cluster_node_name(cluster, vm->owner));
 	vm->owner = 0;
 	vm->started = false;
-	vm_place_waiting(step);
 }
 
 /* The one place where a saved state is consumed: ownership and consumption are one event (design §6 step 6). */
@@ -160,6 +159,8 @@ static void resumed(struct step *step, struct vm *vm)
 	vm->started = true;
 	if (vm->phase == MOVE_RESUME) {
 		task_figures(step, vm, vm->task, &step->event->figures);
+		if (!place_wish(vm, vm->owner))
+			vm->displaced = false; /* home */
 		task_end(step, vm, TASK_DONE, "runs on %s with its memory", node);
 		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s with its memory", node);
 		return;

@@ -94,13 +94,39 @@ static void create(struct step *step)
 	vm->since_ms = cluster->now_ms;
 }
 
+/* What may change while the VM runs: nothing that its machine is built of. */
+static bool only_policy(const struct vm_def *was, const struct vm_def *now)
+{
+	struct vm_def same = *now;
+
+	same.policy = was->policy;
+	same.priority = was->priority;
+	same.offline_action = was->offline_action;
+	return schema_equal(&vm_def_schema, &same, was);
+}
+
+static void edit_policy(struct step *step, struct vm *vm)
+{
+	const struct vm_def *def = &step->event->def;
+	struct core_outcome *out = step->out;
+
+	vm->def.policy = def->policy;
+	vm->def.priority = def->priority;
+	vm->def.offline_action = def->offline_action;
+	/* Its state and the reason for it stay; only the log tells of the edit. */
+	vm_touch(step, vm);
+	reason_set(out->changes[out->change_count - 1].reason, "policy edited by %s", step->event->by);
+}
+
 static void edit(struct step *step, struct vm *vm)
 {
 	const struct vm_def *def = &step->event->def;
 	const struct vm *other = cluster_vm_find(step->cluster, def->name);
+	bool off = vm->state == VM_OFF || vm->state == VM_FAILED;
 
-	if (vm->state != VM_OFF && vm->state != VM_FAILED) {
-		wrong_state(step, vm, "its definition is pinned: shut it down first");
+	if (!off && !only_policy(&vm->def, def)) {
+		wrong_state(step, vm,
+			"its machine is pinned (policy, priority and offline action are not): shut it down first");
 		return;
 	}
 	if (!def_ok(step))
@@ -113,7 +139,15 @@ static void edit(struct step *step, struct vm *vm)
 		refuse(step, ERR_EXISTS, "there is a VM '%s' already", def->name);
 		return;
 	}
+	step->reword = true;
+	if (!off) {
+		edit_policy(step, vm);
+		return;
+	}
 	vm->def = *def;
+	vm->exhausted = 0; /* what was wrong with it may have been mended */
+	vm->retry_ms = 0;
+	vm->deaths = 0;
 	vm_go(step, vm, vm->state, MOVE_IDLE, "edited");
 }
 
@@ -138,32 +172,49 @@ static bool target_ok(struct step *step, const struct vm *vm, uint32_t target)
 
 	if (target < 1 || target > NODES_MAX || !cluster_node(step->cluster, target)->id)
 		return refuse(step, ERR_NOT_FOUND, "no such node");
-	if (!place_fits(step->cluster, vm, target, text))
+	if (!place_fits(step->cluster, step->plan, vm, target, text))
 		return refuse(step, ERR_UNFIT, "%s", text);
 	return true;
 }
 
+/* The node that it is to start on, or 0 after a refusal. */
+static uint32_t start_node(struct step *step, struct vm *vm)
+{
+	uint64_t exhausted = vm->exhausted, killed = vm->killed;
+	uint32_t node = step->event->target;
+	char text[REASON_BYTES];
+
+	/* A person knows better: what happened before counts no more. */
+	vm->exhausted = vm->killed = 0;
+	if (node) {
+		node = target_ok(step, vm, node) ? node : 0;
+	} else {
+		node = place_choose(step->cluster, step->plan, vm, 0, text);
+		if (!node)
+			refuse(step, ERR_UNFIT, "no node can take %s: %s", vm->def.name, text);
+	}
+	if (!node) {
+		vm->exhausted = exhausted;
+		vm->killed = killed;
+	}
+	return node;
+}
+
 static void start(struct step *step, struct vm *vm)
 {
-	char text[REASON_BYTES];
 	char why[REASON_BYTES];
-	uint32_t node = step->event->target;
 
 	if (vm->state != VM_OFF && vm->state != VM_SAVED && vm->state != VM_FAILED) {
 		wrong_state(step, vm, "there is nothing to start");
 		return;
 	}
-	if (node && !target_ok(step, vm, node))
-		return;
+	uint32_t node = start_node(step, vm);
 	if (!node)
-		node = place_choose(step->cluster, vm, 0, 0, text);
-	if (!node) {
-		refuse(step, ERR_UNFIT, "no node can take %s: %s", vm->def.name, text);
 		return;
-	}
 	reason_set(why, "asked by %s", step->event->by);
 	vm->deaths = 0;
 	vm->tried = 0;
+	vm->displaced = !step->event->target && vm->def.policy.preferred_count && place_wish(vm, node) != 0;
 	if (vm->state == VM_SAVED && !step->event->force) {
 		task_begin(step, vm, TASK_RESTORE, node);
 		vm_restore_on(step, vm, node, why);
@@ -204,6 +255,7 @@ static void save(struct step *step, struct vm *vm)
 static void move(struct step *step, struct vm *vm)
 {
 	uint32_t target = step->event->target;
+	char why[REASON_BYTES];
 
 	if (vm->state != VM_ONLINE) {
 		wrong_state(step, vm, "only a running VM can be moved: 'vm start --on' starts it on a node");
@@ -223,12 +275,10 @@ static void move(struct step *step, struct vm *vm)
 			vm->def.name, here->accel, here->name, there->name, there->accel);
 		return;
 	}
-	task_begin(step, vm, TASK_MOVE, target);
-	vm->target = target;
-	vm->tried = 0;
-	vm->dry_run = step->event->dry_run;
-	vm_go(step, vm, VM_MOVING, MOVE_PREPARE, "asked by %s, to %s", step->event->by,
-		cluster_node_name(step->cluster, target));
+	reason_set(why, "asked by %s, to %s", step->event->by, cluster_node_name(step->cluster, target));
+	if (!step->event->dry_run)
+		vm->displaced = false; /* it is where a person wants it */
+	vm_move_to(step, vm, target, step->event->dry_run, why);
 }
 
 static void cancel(struct step *step, struct vm *vm)

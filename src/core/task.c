@@ -50,7 +50,10 @@ uint64_t task_begin(struct step *step, struct vm *vm, enum task_kind kind, uint3
 	};
 	memcpy(task->vm, vm->def.name, sizeof(task->vm));
 	memcpy(task->vm_uuid, vm->def.uuid, sizeof(task->vm_uuid));
-	memcpy(task->by, step->event->by, sizeof(task->by));
+	if (step->automatic)
+		strcpy(task->by, "watari");
+	else
+		memcpy(task->by, step->event->by, sizeof(task->by));
 	return vm->task;
 }
 

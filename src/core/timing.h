@@ -19,8 +19,17 @@ enum {
 	FENCE_SPLIT_DELAY_MS = 3 * 1000, /* head start of the half that has more to lose */
 	FENCES_PERIOD_MS = 3600 * 1000,
 	FENCES_MAX = 5, /* of one node within the period; then a person decides */
-	DEATHS_PERIOD_MS = 15 * 60 * 1000,
-	DEATHS_MAX = 3, /* restarts within the period; the next death is FAILED */
+
+	STARTS_MAX = 4, /* under way on one node at a time: what a host's disks and CPUs take without slowing each other */
+	START_SLOT_MS = 60 * 1000, /* a start that takes longer keeps no other one waiting */
+	MOVES_MAX = 2, /* by themselves, from or to one node at a time */
+	MOVE_AGAIN_MS = 5 * 60 * 1000, /* after one that failed */
+	FAILBACK_STABLE_MS = 5 * 60 * 1000, /* a preferred owner is back for so long before VMs go home */
+	FLAPS_MAX = 3, /* left the ring so often ... */
+	FLAP_PERIOD_MS = 3600 * 1000, /* ... within this: quarantined */
+	QUARANTINE_MS = 3600 * 1000,
+	KILLS_MAX = 2, /* nodes that died soon after a VM's start, one after the other: see quarantine.c */
+	KILL_WINDOW_MS = 5 * 60 * 1000,
 };
 
 /* How corosync loses a node. The token is lost after `token` (T) without it; those who still hear each other agree after
@@ -121,4 +130,5 @@ _Static_assert(TIMING_DETECT_MS(1000) + WATCHDOG_SYNC_MS < WATCHDOG_DEFAULT_MS -
 	"a healthy node feeds again, after the loss of another one, before it would kill its guests");
 _Static_assert(TIMING_KILL_MS(WATCHDOG_MIN_MS) < WATCHDOG_MIN_MS, "there is time between the last feed and the kill");
 
+_Static_assert(KILL_WINDOW_MS <= FAILBACK_STABLE_MS, "nothing goes home to a node whose fate is open");
 _Static_assert(LOAD_LIMIT_MS < PREPARE_LIMIT_MS, "a stopped guest must not wait longer than a running one");

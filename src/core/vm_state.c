@@ -76,6 +76,7 @@ void vm_go(struct step *step, struct vm *vm, enum vm_state state, enum move_phas
 		vm->since_ms = step->cluster->now_ms;
 	vm->state = state;
 	vm->phase = phase;
+	vm->wait = WAIT_NONE;
 	vm->changed_index = step->cluster->index;
 	uint64_t limit = limit_ms(vm);
 	vm->deadline_ms = limit ? step->cluster->now_ms + limit : 0;

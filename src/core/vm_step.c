@@ -16,6 +16,8 @@ void vm_start_on(struct step *step, struct vm *vm, uint32_t node, const char *wh
 	vm->started = false;
 	vm->filling = false;
 	vm->want = WANT_ON;
+	vm->run_ms = step->cluster->now_ms;
+	vm->retry_ms = 0;
 	if (vm->saved.status == SAVED_SEALED)
 		vm->saved.status = SAVED_DISCARDED;
 	vm_go(step, vm, VM_STARTING, MOVE_IDLE, "starting on %s: %s", cluster_node_name(step->cluster, node), why);
@@ -28,6 +30,7 @@ void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *
 	vm->owner = 0;
 	vm->target = node;
 	vm->want = WANT_ON;
+	vm->run_ms = step->cluster->now_ms;
 	if (vm->task)
 		task_target(step, vm, node);
 	else
@@ -37,6 +40,8 @@ void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *
 
 void vm_went_off(struct step *step, struct vm *vm, const char *why)
 {
+	if (vm->owner)
+		vm->last_owner = vm->owner;
 	vm->owner = 0;
 	vm->target = 0;
 	vm->started = false;
@@ -55,7 +60,8 @@ static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node,
 	if (failed_node)
 		vm->tried |= node_bit(failed_node);
 	vm->target = 0;
-	uint32_t next = cancelled ? 0 : place_choose(step->cluster, vm, 0, vm->tried, text);
+	plan_forget(step->plan);
+	uint32_t next = cancelled ? 0 : place_choose(step->cluster, step->plan, vm, vm->tried, text);
 	if (next) {
 		vm_restore_on(step, vm, next, why);
 		return;
@@ -63,8 +69,8 @@ static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node,
 	reason_set(reason, "the saved state is kept: %s", why);
 	task_end(step, vm, cancelled ? TASK_CANCELLED : TASK_FAILED, "%s", reason);
 	vm->owner = 0;
-	/* Only a person knows whether to try again or to give the state up; WANT_ON would try for ever. A node that joins
-	 * is the exception: see vm_place_waiting. */
+	/* Only a person knows whether to try again or to give the state up; WANT_ON would try for ever. A node that
+	 * joins is the exception: see policy.c. */
 	if (failed_node || cancelled)
 		vm->want = WANT_SAVED;
 	vm_go(step, vm, VM_SAVED, MOVE_IDLE, "%s", reason);
@@ -84,6 +90,7 @@ void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, cons
 {
 	enum task_state end = vm->cancelled ? TASK_CANCELLED : TASK_FAILED;
 
+	vm->move_again_ms = step->cluster->now_ms + MOVE_AGAIN_MS;
 	switch (vm->phase) {
 	case MOVE_PREPARE:
 	case MOVE_WAIT:
@@ -95,7 +102,8 @@ void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, cons
 		task_end(step, vm, end, "%s", why);
 		vm->target = 0;
 		vm->want = WANT_ON;
-		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s: %s", cluster_node_name(step->cluster, vm->owner), why);
+		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s: %s", cluster_node_name(step->cluster, vm->owner),
+			why);
 		return;
 	case MOVE_COPY:
 		move_return(step, vm, why);
@@ -113,13 +121,51 @@ void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, cons
 	}
 }
 
-/* Proof: GONE for this epoch came from the owner, or the owner has another boot id. */
+/* Whether some node is left on which watari may try it: it is there, and the restarts on it are not used up. */
+static bool untried_left(const struct cluster *cluster, const struct vm *vm)
+{
+	uint64_t possible = vm->def.policy.possible ? vm->def.policy.possible : UINT64_MAX;
+
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if ((possible & ~vm->exhausted & node_bit(id)) && node_usable(cluster, id) &&
+			!cluster_node(cluster, id)->quarantine_ms)
+			return true;
+	return false;
+}
+
+/* One more death on this node: as many restarts there as the budget says, then another node, then a pause. */
+static void count_death(struct step *step, struct vm *vm, uint32_t node, const char *why)
+{
+	struct vm_policy policy = vm->def.policy;
+	uint64_t now = step->cluster->now_ms;
+
+	vm_policy_pin(&policy); /* a definition of before has none */
+	uint64_t period_ms = (uint64_t)policy.restart_period_s * 1000;
+	if (vm->run_ms + period_ms <= now)
+		vm->exhausted = 0;
+	if (!vm->deaths || vm->deaths_ms + period_ms < now || vm->last_owner != node) {
+		vm->deaths = 0;
+		vm->deaths_ms = now;
+	}
+	vm->deaths++;
+	vm_went_off(step, vm, why);
+	if (vm->deaths <= policy.restart_max)
+		return;
+	vm->deaths = 0;
+	vm->exhausted |= node_bit(node);
+	vm->retry_ms = policy.retry_after_s ? now + (uint64_t)policy.retry_after_s * 1000 : 0;
+	if (untried_left(step->cluster, vm))
+		return;
+	vm->want = policy.retry_after_s ? WANT_ON : WANT_OFF;
+	vm_go(step, vm, VM_FAILED, MOVE_IDLE,
+		"restarts used up on every node (%u within %u s on each), %s; the last: %.110s", policy.restart_max,
+		policy.restart_period_s, policy.retry_after_s ? "tried again later" : "an administrator decides", why);
+}
+
+/* Proof: GONE for this epoch came from the owner. policy_run finds it a place. */
 void vm_died(struct step *step, struct vm *vm, const char *why)
 {
-	uint64_t now = step->cluster->now_ms;
 	bool asked = vm->state == VM_STARTING && vm->task;
-	uint32_t was_on = vm->owner;
-	char text[REASON_BYTES];
 
 	task_end(step, vm, TASK_FAILED, "%s", why);
 	if (asked || vm->want == WANT_OFF) {
@@ -128,29 +174,19 @@ void vm_died(struct step *step, struct vm *vm, const char *why)
 		vm_went_off(step, vm, why);
 		return;
 	}
-	if (vm->deaths_ms + DEATHS_PERIOD_MS < now || !vm->deaths) {
-		vm->deaths = 0;
-		vm->deaths_ms = now;
-	}
-	vm->deaths++;
-	vm->want = WANT_ON;
-	vm_went_off(step, vm, why);
-	if (vm->deaths > DEATHS_MAX) {
+	if (vm->def.priority == PRIORITY_NONE) {
 		vm->want = WANT_OFF;
-		vm_go(step, vm, VM_FAILED, MOVE_IDLE, "%u deaths within %d minutes, the last: %s", vm->deaths,
-			DEATHS_PERIOD_MS / 60000, why);
+		vm_went_off(step, vm, why);
+		vm_go(step, vm, VM_OFF, MOVE_IDLE, "not restarted, its priority is none: %s", why);
 		return;
 	}
-	uint32_t node = place_choose(step->cluster, vm, was_on, 0, text);
-	if (node)
-		vm_start_on(step, vm, node, why);
-	else
-		vm_go(step, vm, VM_OFF, MOVE_IDLE, "waits for room: %s", text);
+	vm->want = WANT_ON;
+	count_death(step, vm, vm->owner, why);
 }
 
-/* Sealed: the log proves that the source's copy does not run, and now that copy is not there to go back to either. So this
- * is a restore from here on: the target goes on, or another node takes over, but nobody returns to the source, which
- * would give the state up for a copy that is lost. */
+/* Sealed: the log proves that the source's copy does not run, and now that copy is not there to go back to either. So
+ * this is a restore from here on: the target goes on, or another node takes over, but nobody returns to the source,
+ * which would give the state up for a copy that is lost. */
 void vm_source_gone(struct step *step, struct vm *vm, const char *why)
 {
 	if (vm->state != VM_MOVING || vm->phase != MOVE_LOAD)
@@ -179,17 +215,19 @@ void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 	vm_go(step, vm, VM_BLOCKED, MOVE_IDLE, "%s and may still run it: no proof that its copy is dead", why);
 }
 
-/* Proof: the node is NODE_DEAD, or the copy that it had is. The VM did nothing wrong: its own deaths are not counted. */
+/* Proof: the node is NODE_DEAD, or has another boot id. The VM did nothing wrong: its own deaths are not counted. */
 void vm_owner_dead(struct step *step, struct vm *vm, const char *why)
 {
-	if (vm->state != VM_BLOCKED)
-		return; /* nothing of it ran there: it is being restored elsewhere, or has ended */
+	bool asked = vm->state == VM_STARTING && vm->task;
+
 	task_end(step, vm, TASK_FAILED, "%s", why);
-	if (vm->want == WANT_OFF) {
+	if (vm->want == WANT_OFF || asked) {
+		vm->want = WANT_OFF;
 		vm_went_off(step, vm, why);
 		return;
 	}
 	vm->want = WANT_ON;
+	vm->deaths = 0;
 	vm_went_off(step, vm, why);
 	if (vm->def.priority == PRIORITY_NONE) {
 		vm->want = WANT_OFF;
@@ -203,36 +241,11 @@ void vm_target_lost(struct step *step, struct vm *vm, const char *why)
 		vm_move_failed(step, vm, vm->target, why);
 }
 
-static void place_one(struct step *step, struct vm *vm)
+void vm_move_to(struct step *step, struct vm *vm, uint32_t target, bool dry_run, const char *why)
 {
-	char text[REASON_BYTES];
-	char why[REASON_BYTES];
-	uint32_t node = place_choose(step->cluster, vm, 0, 0, text);
-
+	task_begin(step, vm, TASK_MOVE, target);
+	vm->target = target;
 	vm->tried = 0;
-	reason_set(why, "it should run; %.180s", vm->reason);
-	if (node && vm->state == VM_SAVED) {
-		vm_restore_on(step, vm, node, why);
-	} else if (node) {
-		vm_start_on(step, vm, node, why);
-	} else if (vm->state == VM_OFF) {
-		reason_set(why, "waits for room: %s", text);
-		if (strcmp(why, vm->reason) != 0)
-			vm_go(step, vm, VM_OFF, MOVE_IDLE, "%s", why);
-	}
-}
-
-void vm_place_waiting(struct step *step)
-{
-	static const enum vm_priority order[] = {PRIORITY_HIGH, PRIORITY_MEDIUM, PRIORITY_LOW, PRIORITY_NONE};
-	struct cluster *cluster = step->cluster;
-
-	for (size_t p = 0; p < ARRAY_SIZE(order); p++) {
-		for (uint32_t i = 0; i < cluster->vm_count; i++) {
-			struct vm *vm = &cluster->vms[i];
-			if (vm->def.uuid[0] && vm->want == WANT_ON && vm->def.priority == order[p] &&
-				(vm->state == VM_OFF || vm->state == VM_SAVED))
-				place_one(step, vm);
-		}
-	}
+	vm->dry_run = dry_run;
+	vm_go(step, vm, VM_MOVING, MOVE_PREPARE, "%s", why);
 }

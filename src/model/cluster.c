@@ -11,6 +11,7 @@ NAMES_FUNCTION(vm_state_name, VM_STATES)
 NAMES_FUNCTION(move_phase_name, MOVE_PHASES)
 NAMES_FUNCTION(saved_status_name, SAVED_STATUSES)
 NAMES_FUNCTION(vm_want_name, VM_WANTS)
+NAMES_FUNCTION(vm_wait_name, VM_WAITS)
 NAMES_FUNCTION(task_kind_name, TASK_KINDS)
 NAMES_FUNCTION(task_state_name, TASK_STATES)
 NAMES_FUNCTION(fence_phase_name, FENCE_PHASES)
@@ -67,6 +68,10 @@ static const struct field node_fields[] = {
 	SCHEMA_RECORD(8, node, fence, &fencing_schema),
 	SCHEMA_U32(9, node, fences),
 	SCHEMA_U64(10, node, fences_ms),
+	SCHEMA_U64(11, node, down_ms),
+	SCHEMA_U64(12, node, left_ms),
+	SCHEMA_U64(13, node, left_before_ms),
+	SCHEMA_U64(14, node, quarantine_ms),
 };
 SCHEMA_DEFINE(node_schema, node, node_fields);
 
@@ -122,6 +127,14 @@ static const struct field vm_fields[] = {
 	SCHEMA_TEXT(19, vm, reason),
 	SCHEMA_BOOL(20, vm, turn_off),
 	SCHEMA_BOOL(21, vm, cancelled),
+	SCHEMA_ENUM(22, vm, wait, vm_wait_name, VM_WAIT_COUNT),
+	SCHEMA_U64(23, vm, run_ms),
+	SCHEMA_U64(24, vm, retry_ms),
+	SCHEMA_BOOL(25, vm, displaced),
+	SCHEMA_U64(26, vm, exhausted),
+	SCHEMA_U64(27, vm, killed),
+	SCHEMA_U32(28, vm, last_owner),
+	SCHEMA_U64(29, vm, move_again_ms),
 };
 SCHEMA_DEFINE(vm_schema, vm, vm_fields);
 
@@ -155,6 +168,7 @@ static const struct field cluster_fields[] = {
 	SCHEMA_LIST(9, cluster, tasks, task_count, &task_schema),
 	SCHEMA_U64(10, cluster, ring),
 	SCHEMA_LIST(11, cluster, fence_devices, fence_device_count, &fence_device_schema),
+	SCHEMA_U64(12, cluster, policy_ms),
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 

@@ -73,6 +73,13 @@
 	X(WANT_ON, "on")                                                                                               \
 	X(WANT_SAVED, "saved")
 
+/* Why a VM that should run is not started now (core/policy.c). */
+#define VM_WAITS(X)                                                                                                    \
+	X(WAIT_NONE, "none")                                                                                           \
+	X(WAIT_ROOM, "room")   /* no node can take it */                                                               \
+	X(WAIT_ORDER, "order") /* VMs with a lower start order come first */                                           \
+	X(WAIT_TURN, "turn")   /* its node has as many starts under way as it may */
+
 #define TASK_KINDS(X)                                                                                                  \
 	X(TASK_START, "start")                                                                                         \
 	X(TASK_SHUTDOWN, "shutdown")                                                                                   \
@@ -94,6 +101,7 @@ enum vm_state { VM_STATES(CLUSTER_CONSTANT) };
 enum move_phase { MOVE_PHASES(CLUSTER_CONSTANT) };
 enum saved_status { SAVED_STATUSES(CLUSTER_CONSTANT) };
 enum vm_want { VM_WANTS(CLUSTER_CONSTANT) };
+enum vm_wait { VM_WAITS(CLUSTER_CONSTANT) };
 enum task_kind { TASK_KINDS(CLUSTER_CONSTANT) };
 enum task_state { TASK_STATES(CLUSTER_CONSTANT) };
 enum fence_phase { FENCE_PHASES(CLUSTER_CONSTANT) };
@@ -104,6 +112,7 @@ enum {
 	MOVE_PHASE_COUNT = MOVE_PHASES(CLUSTER_COUNT),
 	SAVED_STATUS_COUNT = SAVED_STATUSES(CLUSTER_COUNT),
 	VM_WANT_COUNT = VM_WANTS(CLUSTER_COUNT),
+	VM_WAIT_COUNT = VM_WAITS(CLUSTER_COUNT),
 	TASK_KIND_COUNT = TASK_KINDS(CLUSTER_COUNT),
 	TASK_STATE_COUNT = TASK_STATES(CLUSTER_COUNT),
 	FENCE_PHASE_COUNT = FENCE_PHASES(CLUSTER_COUNT),
@@ -114,6 +123,7 @@ const char *vm_state_name(int state);
 const char *move_phase_name(int phase);
 const char *saved_status_name(int status);
 const char *vm_want_name(int want);
+const char *vm_wait_name(int wait);
 const char *task_kind_name(int kind);
 const char *task_state_name(int state);
 const char *fence_phase_name(int phase);
@@ -168,6 +178,10 @@ struct node {
 	struct fencing fence;
 	uint32_t fences; /* times that it was fenced, in the period that began at fences_ms */
 	uint64_t fences_ms;
+	uint64_t down_ms; /* when it was last known to have gone, in whatever way */
+	uint64_t left_ms; /* when its machine last left the ring unplanned, */
+	uint64_t left_before_ms; /* and the time before that */
+	uint64_t quarantine_ms;	 /* flapping: no VM is placed there until this time; 0: none. Counted anew when it returns */
 };
 
 /* A saved state, <state dir>/<vm uuid>/<task>/. It fits the disks only while the VM has not run since: epoch. */
@@ -200,26 +214,35 @@ struct move_figures {
 	uint64_t passes;
 };
 
+/* What is looked at in every step comes first: a step walks over all VMs. */
 struct vm {
-	struct vm_def def; /* def.uuid empty: the slot is free */
 	enum vm_state state;
 	enum vm_want want;
-	uint32_t owner; /* the one node that may run it; 0: none */
-	uint64_t epoch; /* + 1 with each authorised run */
 	enum move_phase phase;
-	uint64_t task;	 /* under way; 0: none. Also the name of the state directory that it writes or reads */
+	enum vm_wait wait;
+	uint32_t owner;	 /* the one node that may run it; 0: none */
 	uint32_t target; /* of a move or a restore */
-	bool dry_run;	 /* the move ends when the target has proved itself */
-	bool filling;	 /* runs, but pages of saved.task are still coming in */
-	bool turn_off;	 /* STOPPING: end QEMU now, instead of asking the guest */
-	bool cancelled;	 /* RETURN: because somebody asked, not because a step failed */
-	bool started;	 /* this epoch has run on its owner: a missing copy has died rather than not begun */
-	struct saved_state saved;
-	uint64_t tried; /* nodes on which the restore under way has failed, bit id - 1 */
-	uint32_t deaths; /* unplanned, in the period that began at deaths_ms */
-	uint64_t deaths_ms;
+	uint64_t task;	 /* under way; 0: none. Also the name of the state directory that it writes or reads */
+	uint64_t epoch;	 /* + 1 with each authorised run */
 	uint64_t deadline_ms; /* when the step under way is over its time; 0: none */
 	uint64_t since_ms;
+	uint64_t run_ms;   /* its guest was started or restored; a move does not change it */
+	uint64_t retry_ms; /* all nodes may be tried again then; 0: nothing is to be forgotten */
+	bool dry_run;	   /* the move ends when the target has proved itself */
+	bool filling;	   /* runs, but pages of saved.task are still coming in */
+	bool turn_off;	   /* STOPPING: end QEMU now, instead of asking the guest */
+	bool cancelled;	   /* RETURN: because somebody asked, not because a step failed */
+	bool started;	   /* this epoch has run on its owner: a missing copy has died rather than not begun */
+	bool displaced;	   /* not by an administrator's will where it is: failback may bring it home */
+	uint64_t exhausted; /* nodes on which its restarts are used up, bit id - 1 */
+	uint64_t killed;    /* nodes that died soon after it was started there, one after the other */
+	struct vm_def def;  /* def.uuid empty: the slot is free */
+	struct saved_state saved;
+	uint64_t tried;	 /* nodes on which the restore under way has failed, bit id - 1 */
+	uint32_t deaths; /* on last_owner, unplanned, in the period that began at deaths_ms */
+	uint32_t last_owner;
+	uint64_t deaths_ms;
+	uint64_t move_again_ms; /* a move has failed: none by itself before this time */
 	uint64_t changed_index; /* of the event that last changed state, owner or phase */
 	char reason[REASON_BYTES];
 };
@@ -247,6 +270,7 @@ struct cluster {
 	uint64_t digest; /* of everything that the events so far have changed, in order */
 	uint64_t now_ms;
 	uint64_t members; /* of the view, bit id - 1 */
+	uint64_t policy_ms; /* when core/policy.c wants a tick; 0: never */
 	uint64_t ring;	  /* nodes whose corosync the view's sender saw, with a daemon or without */
 	uint32_t node_count; /* always NODES_MAX in memory; the table's length */
 	struct node nodes[NODES_MAX];

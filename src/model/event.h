@@ -13,7 +13,7 @@
 	X(EVENT_VIEW, "view")	      /* members: the synced, quorate view; ring */                                        \
 	X(EVENT_NODE_REPORT, "node-report") /* facts: of node */                                                       \
 	X(EVENT_VM_CREATE, "vm-create")	    /* def */                                                                  \
-	X(EVENT_VM_EDIT, "vm-edit")	    /* def; only while the VM is off */                                        \
+	X(EVENT_VM_EDIT, "vm-edit")	    /* def; its machine only while it is off, its policy at any time */        \
 	X(EVENT_VM_DELETE, "vm-delete")                                                                                \
 	X(EVENT_VM_START, "vm-start") /* target or 0; force: throw a saved state away and boot */                      \
 	X(EVENT_VM_SHUTDOWN, "vm-shutdown")                                                                            \
@@ -35,7 +35,8 @@
 	X(EVENT_NODE_FENCE, "node-fence") /* target, a lost node: try its devices again now; force: past the limiter */ \
 	X(EVENT_QUORUM_FORCED, "quorum-forced") /* node: where an administrator made the nodes that are here a quorum */ \
 	X(EVENT_FENCED, "fenced")	  /* report: target is proven dead; task: fencing.id, epoch: began_index; proof */ \
-	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */
+	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */ \
+	X(EVENT_NODE_RESUME, "node-resume") /* target: its quarantine ends now */
 
 #define GONE_CAUSES(X)                                                                                                 \
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \
