@@ -212,6 +212,8 @@ static void do_copy(const struct look *look)
 		report_gone(look, GONE_DIED);
 	} else if (has_failed(look)) {
 		report_failed(look, look->local->failed_code, look->local->failed_text);
+	} else if (look->info.failed_code && look->info.task == look->duty.task) {
+		report_failed(look, look->info.failed_code, look->info.failed_text);
 	} else if (look->info.state == HV_SEALED && look->info.task == look->duty.task) {
 		report_simple(look, EVENT_SEALED);
 	} else if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch) {

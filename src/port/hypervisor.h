@@ -35,6 +35,10 @@ struct hv_info {
 	uint64_t task;	/* of the copy or load under way or done; 0 */
 	bool filling; /* pages are still being read: from LOADED on, where the state is loaded on demand */
 	bool shutdown_asked;
+	/* COPYING: the copy of `task` has failed, and the guest, which was stopped for it, waits for run or kill. The code is
+	 * not ERR_NONE then. Level-triggered, since FAILED may have been told to a daemon that was not synced yet. */
+	enum err_code failed_code;
+	char failed_text[REASON_BYTES];
 };
 
 enum hv_event_kind {

@@ -423,6 +423,10 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.task = instance->task,
 		.filling = is_filling(instance),
 		.shutdown_asked = instance->shutdown_asked};
+	if (instance->state != HV_COPYING || !instance->broken)
+		return;
+	info->failed_code = ERR_IO;
+	snprintf(info->failed_text, sizeof(info->failed_text), "the copy has failed, the guest is paused");
 }
 
 static void fake_inspect(struct hypervisor *hv, const char *vm, struct hv_info *info)

@@ -118,6 +118,10 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.filling = instance->record.filling,
 		.shutdown_asked = instance->record.shutdown_asked,
 	};
+	if (instance->state != HV_COPYING || instance->copy.phase != COPY_FAILED)
+		return;
+	info->failed_code = instance->copy.why.code ? instance->copy.why.code : ERR_IO;
+	snprintf(info->failed_text, sizeof(info->failed_text), "%.200s", instance->copy.why.text);
 }
 
 static void op_inspect(struct hypervisor *hypervisor, const char *vm, struct hv_info *info)
