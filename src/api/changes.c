@@ -202,11 +202,8 @@ void call_vm_edit(struct api_call *call, const json_t *args)
 		call_fail(call, &err);
 		return;
 	}
-	if (was && !schema_equal(&vm_def_schema, &before, &vm->def)) {
-		err_set(&err, ERR_BUSY, "VM '%s' was changed by somebody else in the meantime", vm->def.name);
-		call_fail_hint(call, &err, "look at it again and edit what is there now");
-		return;
-	}
+	if (was)
+		event->was_digest = vm_def_digest(&before);
 	if (definition_from_json(cluster, json_object_get(args, "definition"), &event->def, &err) < 0) {
 		call_fail(call, &err);
 		return;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/internal.h"
+#include "core/timing.h"
 #include "base/hash.h"
 #include "model/names.h"
 
@@ -87,6 +88,35 @@ static void vms_lost(struct step *step, uint64_t lost)
 	}
 }
 
+/* Down and up again between two views of which it was a member each time: the members' word comes before its facts do.
+ * What its copies were is dealt with when those are here; but nobody may return to a sealed one, and give the only
+ * state up, when that copy is known to be lost. */
+static void rebooted_between(struct step *step, struct node *node)
+{
+	struct cluster *cluster = step->cluster;
+	char why[REASON_BYTES];
+
+	node_touch(step, node, NODE_JOINING, "rebooted, its facts are awaited");
+	reason_set(why, "%s rebooted: the copy of the boot before is dead", cluster_node_name(cluster, node->id));
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		if (cluster->vms[i].def.uuid[0] && cluster->vms[i].owner == node->id)
+			vm_source_gone(step, &cluster->vms[i], why);
+}
+
+static void view_boots(struct step *step)
+{
+	const struct event *event = step->event;
+
+	for (uint32_t i = 0; i < event->boot_count; i++) {
+		const struct member_boot *boot = &event->boots[i];
+		if (!is_member(step->cluster, boot->node))
+			continue;
+		struct node *node = &step->cluster->nodes[boot->node - 1];
+		if (node->state == NODE_ONLINE && strcmp(node->facts.boot_id, boot->boot_id) != 0)
+			rebooted_between(step, node);
+	}
+}
+
 static void view_step(struct step *step)
 {
 	struct cluster *cluster = step->cluster;
@@ -116,6 +146,7 @@ static void view_step(struct step *step)
 	step->out->nodes_changed |= before ^ cluster->members;
 	step->reword = true;
 	vms_lost(step, lost);
+	view_boots(step);
 	fence_view(step, lost);
 }
 
@@ -202,9 +233,13 @@ static void tick_step(struct step *step)
 			vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "the guest did not power off within its time");
 			continue;
 		}
-		reason_set(why, "%s did not finish the step '%s' within its time",
-			cluster_node_name(cluster, vm->phase == MOVE_COPY ? vm->owner : vm->target),
-			move_phase_name((int)vm->phase));
+		if (vm->phase == MOVE_WAIT)
+			reason_set(why, "%s has not read all pages of the move before within %d minutes",
+				cluster_node_name(cluster, vm->owner), WAIT_LIMIT_MS / 60000);
+		else
+			reason_set(why, "%s did not finish the step '%s' within its time",
+				cluster_node_name(cluster, vm->phase == MOVE_COPY ? vm->owner : vm->target),
+				move_phase_name((int)vm->phase));
 		vm_move_failed(step, vm, vm->target, why);
 	}
 }

@@ -139,6 +139,11 @@ static void edit(struct step *step, struct vm *vm)
 		refuse(step, ERR_EXISTS, "there is a VM '%s' already", def->name);
 		return;
 	}
+	if (step->event->was_digest && step->event->was_digest != vm_def_digest(&vm->def)) {
+		refuse(step, ERR_BUSY, "VM '%s' was changed by somebody else in the meantime: look at it again",
+			vm->def.name);
+		return;
+	}
 	step->reword = true;
 	if (!off) {
 		edit_policy(step, vm);

@@ -11,6 +11,7 @@
 enum {
 	PREPARE_LIMIT_MS = 60 * 1000,
 	COPY_LIMIT_MS = 3600 * 1000, /* the driver bounds the copy by progress; this is the last resort */
+	WAIT_LIMIT_MS = 30 * 60 * 1000, /* for the pages of the move before; the target stands by meanwhile, and the guest runs */
 	LOAD_LIMIT_MS = 30 * 1000,
 	RESTORE_LIMIT_MS = 30 * 60 * 1000, /* load of a cold state: every page is verified first, nobody waits in the dark */
 	SHUTDOWN_LIMIT_MS = 180 * 1000,

@@ -55,6 +55,7 @@ static uint64_t limit_ms(const struct vm *vm)
 	case MOVE_IDLE:
 		return vm->state == VM_STOPPING && !vm->turn_off ? SHUTDOWN_LIMIT_MS : 0;
 	case MOVE_WAIT:
+		return WAIT_LIMIT_MS;
 	case MOVE_RESUME:
 	case MOVE_RETURN:
 		return 0;

@@ -83,14 +83,19 @@ static void say_refused(struct saying *saying)
 
 static void say_node(struct saying *saying, uint32_t id)
 {
-	const struct cluster *cluster = saying->engine->cluster;
-	const struct node *node = cluster_node(cluster, id);
+	const struct node *node = cluster_node(saying->engine->cluster, id);
 	struct engine_history line = saying->line;
 
+	char name[NAME_BYTES];
+
+	/* It tells its name with its facts, a moment after it has joined for the first time. */
+	if (node->facts.name[0])
+		memcpy(name, node->facts.name, sizeof(name));
+	else
+		snprintf(name, sizeof(name), "node %u", id);
 	line.about = id;
 	line.from_state = line.to_state = node->state;
-	snprintf(line.text, sizeof(line.text), "%s: %s: %s", cluster_node_name(cluster, id),
-		node_state_name((int)node->state), node->reason);
+	snprintf(line.text, sizeof(line.text), "%s: %s: %s", name, node_state_name((int)node->state), node->reason);
 	say(saying, &line);
 }
 

@@ -13,6 +13,9 @@ enum {
 	SEND_AGAIN_MS = 5,
 	LOOK_MS = 1000,	      /* the periodic look at everything that a lost message could have left undone */
 	SYNC_AGAIN_MS = 4000, /* a sync that stands still is begun again */
+	/* Nobody begins: the others have synced without this node, in a view of which it was told once more. Longer than the
+	 * lowest member's disk may take to answer. */
+	SYNC_LIMIT_MS = 15000,
 	REJOIN_MS = 3000,
 	WATCHERS_MAX = 80,
 	HISTORY_MAX = 2048,
@@ -102,6 +105,7 @@ struct peer {
 	uint64_t digest;
 	uint64_t pledged;
 	uint64_t trail;
+	char boot_id[UUID_BYTES];
 	bool ready;	/* its log is the same as ours and durable, and so is its pledge of this term */
 	uint64_t acked; /* durable there, of this term */
 };

@@ -22,6 +22,7 @@ static const struct field message_fields[] = {
 	SCHEMA_U64(11, message, payload_size),
 	SCHEMA_U64(12, message, pledged),
 	SCHEMA_U64(13, message, trail),
+	SCHEMA_TEXT(14, message, boot_id),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 

@@ -38,6 +38,7 @@ struct message {
 	uint64_t total;	   /* SNAPSHOT, TRAIL: bytes in all */
 	uint64_t pledged;  /* STATE: the youngest term that it has taken part in */
 	uint64_t trail;	   /* STATE: of the newest event whose history it has */
+	char boot_id[UUID_BYTES]; /* STATE: of its node */
 	uint64_t payload_size;
 };
 

@@ -61,6 +61,13 @@ void sync_leave(struct engine *engine, const char *why)
 	sync_out(engine, why);
 }
 
+/* Neither out nor done, and nothing has come for so long. */
+static bool stands_still(const struct engine *engine, uint64_t limit_ms)
+{
+	return engine->sync != SYNC_OUT && engine->sync != SYNC_DONE &&
+	       loop_now_ms(engine->ports.loop) > engine->sync_since_ms + limit_ms;
+}
+
 void sync_look(struct engine *engine)
 {
 	uint64_t now = loop_now_ms(engine->ports.loop);
@@ -71,10 +78,11 @@ void sync_look(struct engine *engine)
 	} else if (!engine->rejoin_ms && engine->flush_since_ms &&
 		   now > engine->flush_since_ms + engine->config.disk_limit_ms) {
 		sync_leave(engine, "the disk does not answer; waiting for it");
-	} else if (engine->sync != SYNC_OUT && engine->sync != SYNC_DONE && now > engine->sync_since_ms + SYNC_AGAIN_MS &&
-		   engine_lowest(engine) == engine->ports.group->node) {
+	} else if (engine_lowest(engine) == engine->ports.group->node && stands_still(engine, SYNC_AGAIN_MS)) {
 		engine->sync_since_ms = now;
 		send_begin(engine);
+	} else if (stands_still(engine, SYNC_LIMIT_MS)) {
+		sync_leave(engine, "the others do not begin to sync; joining anew");
 	}
 }
 
@@ -170,6 +178,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
 	state.trail = engine->history_index;
+	memcpy(state.boot_id, engine->config.boot_id, sizeof(state.boot_id));
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
 	engine->lease.current = false;
 	engine->lease.stated_ms = loop_now_ms(engine->ports.loop);
@@ -320,6 +329,7 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		.digest = message->digest,
 		.trail = message->trail,
 		.pledged = message->pledged};
+	memcpy(engine->peers[from - 1].boot_id, message->boot_id, sizeof(message->boot_id));
 	engine->best = 0;
 	for (uint32_t id = 1; id <= NODES_MAX; id++) {
 		const struct peer *peer = &engine->peers[id - 1];
@@ -439,9 +449,26 @@ uint32_t sync_needed(const struct engine *engine)
 	return majority < members ? majority : members;
 }
 
+static void send_view_event(struct engine *engine)
+{
+	CLEANUP_FREE struct event *event = calloc(1, sizeof(*event));
+
+	assert(event);
+	event->kind = EVENT_VIEW;
+	event->members = engine->view.members;
+	event->ring = engine->view.ring;
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		if (!(engine->view.members & node_bit(id)) || !engine->peers[id - 1].boot_id[0])
+			continue;
+		struct member_boot *boot = &event->boots[event->boot_count++];
+		boot->node = id;
+		memcpy(boot->boot_id, engine->peers[id - 1].boot_id, sizeof(boot->boot_id));
+	}
+	sync_send_event(engine, event);
+}
+
 void sync_on_ready(struct engine *engine)
 {
-	struct event event = {.kind = EVENT_VIEW, .members = engine->view.members, .ring = engine->view.ring};
 	uint32_t ready = 0;
 
 	if (engine->sync != SYNC_COMMIT || engine->first_sent || engine_lowest(engine) != engine->ports.group->node)
@@ -451,7 +478,7 @@ void sync_on_ready(struct engine *engine)
 	if (ready < sync_needed(engine))
 		return;
 	engine->first_sent = true;
-	sync_send_event(engine, &event);
+	send_view_event(engine);
 }
 
 static void on_end(struct engine *engine, const struct message *message)

@@ -172,6 +172,12 @@ static const struct field cluster_fields[] = {
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 
+static const struct field member_boot_fields[] = {
+	SCHEMA_U32(1, member_boot, node),
+	SCHEMA_TEXT(2, member_boot, boot_id),
+};
+static SCHEMA_DEFINE(member_boot_schema, member_boot, member_boot_fields);
+
 static const struct field event_fields[] = {
 	SCHEMA_ENUM(1, event, kind, event_kind_name, EVENT_KIND_COUNT),
 	SCHEMA_U32(2, event, node),
@@ -198,6 +204,8 @@ static const struct field event_fields[] = {
 	SCHEMA_RECORD(23, event, fence, &fence_device_schema),
 	SCHEMA_BOOL(24, event, was_on),
 	SCHEMA_ENUM(25, event, code, err_name, ERR_CODE_COUNT),
+	SCHEMA_LIST(26, event, boots, boot_count, &member_boot_schema),
+	SCHEMA_U64(27, event, was_digest),
 };
 SCHEMA_DEFINE(event_schema, event, event_fields);
 

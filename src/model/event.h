@@ -49,6 +49,12 @@ enum { EVENT_KIND_COUNT = EVENT_KINDS(CLUSTER_COUNT), GONE_CAUSE_COUNT = GONE_CA
 const char *event_kind_name(int kind);
 const char *gone_cause_name(int cause);
 
+/* Of a member of a new view: which boot of the node its daemon runs in. */
+struct member_boot {
+	uint32_t node;
+	char boot_id[UUID_BYTES];
+};
+
 struct event {
 	enum event_kind kind;
 	uint32_t node;	      /* where it comes from */
@@ -67,6 +73,8 @@ struct event {
 	enum gone_cause cause;
 	uint64_t members;
 	uint64_t ring;
+	uint32_t boot_count;
+	struct member_boot boots[NODES_MAX]; /* VIEW: what the members told when it was synced */
 	enum death_proof proof;
 	bool was_on; /* FENCED: the first status that was read said on, so it was this order that switched it */
 	char text[REASON_BYTES];
@@ -74,6 +82,7 @@ struct event {
 	struct move_figures figures;
 	struct node_facts facts;
 	struct vm_def def;
+	uint64_t was_digest; /* VM_EDIT: vm_def_digest of what was edited; 0: whatever is there */
 	struct fence_device fence;
 };
 

@@ -2,6 +2,8 @@
 #include "model/vm.h"
 #include "model/names.h"
 
+#include "base/hash.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -262,4 +264,14 @@ int vm_def_check(const struct vm_def *def, struct err *err)
 	if (boot_check(def, err) < 0 || disks_check(def, &slots, err) < 0 || nics_check(def, &slots, err) < 0)
 		return -1;
 	return vm_policy_check(&def->policy, err) < 0 ? err_prefix(err, "policy") : 0;
+}
+
+uint64_t vm_def_digest(const struct vm_def *def)
+{
+	uint8_t bytes[16 * 1024];
+	size_t size = schema_encode(&vm_def_schema, def, bytes, sizeof(bytes));
+
+	assert(size <= sizeof(bytes));
+	uint64_t digest = hash64(bytes, size, 0);
+	return digest ? digest : 1;
 }

@@ -74,4 +74,7 @@ bool name_ok(const char *name);
 void vm_def_pin(struct vm_def *def);
 
 /* 0, or -1 with ERR_INVALID and the rule that is broken. Checks the definition alone, not what exists anywhere. */
+/* Equal definitions have equal digests; never 0. */
+uint64_t vm_def_digest(const struct vm_def *def);
+
 int vm_def_check(const struct vm_def *def, struct err *err);

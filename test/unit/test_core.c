@@ -274,6 +274,65 @@ static void a_target_lost_while_loading_leads_back_to_the_source(void **state)
 	assert_int_equal(task_state(w, task), TASK_FAILED);
 }
 
+/* The source has rebooted and is a member again, but its facts are not here: what it had sealed is lost there, so a cancel
+ * keeps the state. */
+static void nobody_returns_to_a_copy_of_the_boot_before(void **state)
+{
+	struct world *w = *state;
+	struct event event = {.kind = EVENT_VIEW, .node = 1, .members = 7, .boot_count = 2};
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	event.boots[0] = (struct member_boot){.node = 1, .boot_id = "another-boot-1"};
+	event.boots[1] = (struct member_boot){.node = 2, .boot_id = "boot-2"};
+	assert_int_equal(feed(w, event), ERR_NONE);
+	assert_int_equal(web(w)->state, VM_RESTORING);
+	assert_int_equal(duty(w, 2), DUTY_LOAD);
+	assert_int_equal(w->cluster->nodes[0].state, NODE_JOINING);
+	assert_int_equal(w->cluster->nodes[1].state, NODE_ONLINE);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_CANCEL, .node = 2}), ERR_NONE);
+	assert_int_equal(web(w)->state, VM_SAVED);
+	assert_int_equal(web(w)->saved.status, SAVED_SEALED);
+}
+
+/* Pages that never come in hold a move up, and its target's memory, for a bounded time. */
+static void a_move_does_not_wait_for_pages_for_ever(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	drive(w, ask_move(w, 2), 1, 2, MOVE_RESUME);
+	uint64_t task = ask_move(w, 3);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_PREPARED, .node = 3, .task = task}), ERR_NONE);
+	assert_int_equal(web(w)->phase, MOVE_WAIT);
+	assert_int_equal(core_deadline_ms(w->cluster), w->now_ms + WAIT_LIMIT_MS);
+	w->now_ms += WAIT_LIMIT_MS;
+	feed(w, (struct event){.kind = EVENT_TICK});
+	assert_int_equal(web(w)->state, VM_ONLINE);
+	assert_int_equal(web(w)->owner, 2);
+	assert_true(web(w)->filling);
+	assert_int_equal(duty(w, 3), DUTY_NONE);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+	assert_non_null(strstr(cluster_task_find(w->cluster, task)->text, "n2 has not read all pages"));
+}
+
+/* Two edit the same definition: the second is told, whatever the order in which the cluster takes them. */
+static void an_edit_of_what_is_not_there_any_more_is_refused(void **state)
+{
+	struct world *w = *state;
+	struct event first = {.kind = EVENT_VM_EDIT, .def = web(w)->def, .was_digest = vm_def_digest(&web(w)->def)};
+	struct event second = first;
+
+	first.def.memory_mib = 1024;
+	second.def.vcpus = 2;
+	assert_int_equal(feed(w, first), ERR_NONE);
+	assert_int_equal(feed(w, second), ERR_BUSY);
+	assert_int_equal(web(w)->def.memory_mib, 1024);
+	second.was_digest = 0; /* did not look */
+	assert_int_equal(feed(w, second), ERR_NONE);
+}
+
 /* A5: source and target are gone; the third takes the same state. */
 static void with_source_and_target_gone_a_third_node_restores(void **state)
 {
@@ -556,6 +615,12 @@ int main(void)
 		T(a_source_lost_while_copying_blocks),
 		T(a_source_lost_after_the_seal_does_not_stop_the_move),
 		T(a_target_lost_while_loading_leads_back_to_the_source),
+		T(nobody_returns_to_a_copy_of_the_boot_before),
+		T(a_move_does_not_wait_for_pages_for_ever),
+		T(an_edit_of_what_is_not_there_any_more_is_refused),
+		T(nobody_returns_to_a_copy_of_the_boot_before),
+		T(a_move_does_not_wait_for_pages_for_ever),
+		T(an_edit_of_what_is_not_there_any_more_is_refused),
 		T(with_source_and_target_gone_a_third_node_restores),
 		T(a_consumed_state_is_never_used_again),
 		T(a_target_that_returns_after_consuming_lets_the_guest_run),

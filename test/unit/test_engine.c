@@ -532,6 +532,29 @@ static void a_copy_that_died_is_started_again_once(void **state)
 	all_equal(w);
 }
 
+/* The others have synced already, and do not know that one of them was told of the view again and waits. */
+static void a_member_that_nobody_syncs_with_joins_anew(void **state)
+{
+	struct world *w = *state;
+	struct group_callbacks callbacks = engine_group_callbacks(w->machines[3].engine);
+	struct group_view again = {.ring_seq = w->ring, .quorate = true, .expected_votes = NODES, .members = 7};
+
+	create_web(w);
+	callbacks.view(callbacks.ctx, &again);
+	run_ms(w, 14000);
+	assert_false(acts(w, 3));
+	assert_true(w->machines[3].in_group);
+	run_ms(w, 2500);
+	assert_false(w->machines[3].in_group);
+	tell_view(w);
+	run_ms(w, 4000);
+	assert_true(w->machines[3].in_group);
+	tell_view(w);
+	run_ms(w, 3000);
+	assert_true(acts(w, 1) && acts(w, 3));
+	all_equal(w);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -541,6 +564,7 @@ int main(void)
 		T(a_saved_vm_goes_on_from_its_state),
 		T(a_member_that_was_away_catches_up),
 		T(a_request_survives_a_view_change),
+		T(a_member_that_nobody_syncs_with_joins_anew),
 		T(a_copy_that_died_is_started_again_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
