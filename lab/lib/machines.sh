@@ -111,6 +111,12 @@ agents=/run/lab/agents
 binary=/usr/bin/qemu-system-x86_64
 uid_base=200000
 END
+	[ -z "$watchdog" ] || cat >> "$disk/etc-watari/watarid.conf" <<END
+
+[watchdog]
+device=/run/watari-watchdog
+timeout=${watchdog}ms
+END
 }
 
 machine_spawn() { # NAME

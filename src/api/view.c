@@ -126,6 +126,7 @@ json_t *view_node(struct api *api, const struct node *node)
 	set(view, "postcopy", json_boolean(node->facts.postcopy));
 	set_number(view, "protocol", node->facts.protocol);
 	set_number(view, "watchdog_ms", node->facts.watchdog_ms);
+	set(view, "watchdog", json_string(node->facts.watchdog));
 	set_number(view, "token_ms", node->facts.token_ms);
 	set(view, "boot_id", json_string(node->facts.boot_id));
 	set(view, "fencing", fencing_json(cluster, &node->fence));
@@ -299,6 +300,8 @@ json_t *view_status(struct api *api)
 	set(view, "quorate", json_boolean(status.quorate));
 	set(view, "synced", json_boolean(status.synced));
 	set(view, "reason", json_string(status.reason));
+	set_number(view, "watchdog_ms", status.watchdog_ms);
+	set(view, "watchdog", json_string(status.watchdog));
 	set_number(view, "term", status.term);
 	set_number(view, "index", status.index);
 	set_number(view, "log_index", status.log_index);

@@ -147,6 +147,8 @@ static void print_health(const struct cli *cli, const json_t *status)
 		member_text(status, "node"), (unsigned long long)member_number(status, "index"));
 	if (json_string_length(json_object_get(status, "reason")))
 		printf("         %s\n", member_text(status, "reason"));
+	printf("watchdog %s%s\n", member_number(status, "watchdog_ms") ? "armed: " : "none: ",
+		member_text(status, "watchdog"));
 }
 
 int run_status(struct cli *cli)
@@ -222,6 +224,8 @@ int run_node_show(struct cli *cli)
 	printf("restore   %s\n", json_is_true(json_object_get(node, "postcopy"))
 					 ? "on demand (post-copy)"
 					 : "whole memory first: sysctl vm.unprivileged_userfaultfd is not 1");
+	printf("watchdog  %s%s\n", member_number(node, "watchdog_ms") ? "armed: " : "none: ",
+		member_text(node, "watchdog"));
 	printf("bridges  ");
 	json_array_foreach(json_object_get(node, "bridges"), i, bridge) printf(" %s", json_string_value(bridge));
 	printf("\nboot id   %s\nfenced by", member_text(node, "boot_id"));

@@ -2,6 +2,7 @@
 #include "cmd/daemon_config.h"
 
 #include "base/schema.h"
+#include "core/timing.h"
 #include "model/vm.h"
 
 #include <errno.h>
@@ -12,15 +13,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum key_kind { KEY_NAME, KEY_UUID, KEY_PATH, KEY_NUMBER, KEY_MIB, KEY_GROUP, KEY_LEVEL, KEY_ACCEL };
+enum key_kind { KEY_NAME, KEY_UUID, KEY_PATH, KEY_NUMBER, KEY_MIB, KEY_GROUP, KEY_LEVEL, KEY_ACCEL, KEY_TIME, KEY_LOSS };
 
 struct key {
 	const char *section;
 	const char *name;
 	enum key_kind kind;
 	size_t offset;
-	uint64_t max; /* PATH: bytes with NUL; NUMBER, MIB: value */
+	uint64_t max; /* PATH: bytes with NUL; NUMBER, MIB, TIME: value */
 	bool required;
+	bool live; /* a reload changes it */
 };
 
 #define AT(member) offsetof(struct daemon_config, member)
@@ -43,7 +45,10 @@ static const struct key keys[] = {
 	{"api", "group", KEY_GROUP, AT(api_group), 0, false},
 	{"fence", "agents", KEY_PATH, AT(fence_agents), PATH_BYTES, false},
 	{"fence", "secrets", KEY_PATH, AT(fence_secrets), PATH_BYTES, false},
-	{"log", "level", KEY_LEVEL, AT(log_level), 0, false},
+	{"log", "level", KEY_LEVEL, AT(log_level), 0, false, true},
+	{"watchdog", "device", KEY_PATH, AT(watchdog_device), PATH_BYTES, false, true},
+	{"watchdog", "timeout", KEY_TIME, AT(watchdog_ms), WATCHDOG_MAX_MS, false, true},
+	{"watchdog", "quorum_loss", KEY_LOSS, AT(quorum_loss_stop), 0, false},
 };
 #undef AT
 
@@ -92,6 +97,22 @@ static int set_mib(const struct key *key, const char *text, uint32_t *to, struct
 			(unsigned long long)key->max);
 	*to = (uint32_t)(number * (*rest == 'G' ? 1024 : 1));
 	return 0;
+}
+
+static int set_time(const struct key *key, const char *text, uint32_t *to, struct err *err)
+{
+	const char *rest;
+	uint64_t number;
+
+	if (parse_number(text, key->max, &number, &rest) == 0) {
+		number *= !strcmp(rest, "s") ? 1000 : 1;
+		if ((!strcmp(rest, "s") || !strcmp(rest, "ms")) && number >= WATCHDOG_MIN_MS && number <= key->max) {
+			*to = (uint32_t)number;
+			return 0;
+		}
+	}
+	return err_set(err, ERR_INVALID, "%s=%.64s: a time such as 5000ms or 10s, from %d ms to %llu ms", key->name, text,
+		WATCHDOG_MIN_MS, (unsigned long long)key->max);
 }
 
 static int set_path(const struct key *key, const char *text, char *to, struct err *err)
@@ -174,6 +195,13 @@ static int set_value(const struct key *key, const char *text, struct daemon_conf
 		return set_group(key, text, to, err);
 	case KEY_LEVEL:
 		return set_level(key, text, to, err);
+	case KEY_TIME:
+		return set_time(key, text, to, err);
+	case KEY_LOSS:
+		if (strcmp(text, "keep") != 0 && strcmp(text, "stop") != 0)
+			return err_set(err, ERR_INVALID, "%s=%.64s: keep or stop", key->name, text);
+		*(bool *)to = !strcmp(text, "stop");
+		return 0;
 	case KEY_ACCEL:
 		if (strcmp(text, "auto") != 0 && strcmp(text, "tcg") != 0)
 			return err_set(err, ERR_INVALID, "%s=%.64s: auto (KVM where it works) or tcg", key->name, text);
@@ -235,12 +263,25 @@ static int check_line(const char *line, size_t length, struct err *err)
 	return err_set(err, ERR_INVALID, "unknown section [%.64s]", section);
 }
 
-static int check_lines(const char *name, const char *text, struct err *err)
+/* The parser does not tell which line a value came from; that of the watchdog's time is needed later. */
+static void note_line(const char *line, size_t length, unsigned number, bool *in_watchdog, uint32_t *watchdog_line)
 {
+	if (length && line[0] == '[')
+		*in_watchdog = length > 9 && !strncmp(line, "[watchdog]", 10);
+	else if (*in_watchdog && ((length > 7 && !strncmp(line, "timeout", 7)) ||
+					 (length > 6 && !strncmp(line, "device", 6) && !*watchdog_line)))
+		*watchdog_line = number;
+}
+
+static int check_lines(const char *name, const char *text, uint32_t *watchdog_line, struct err *err)
+{
+	bool in_watchdog = false;
+
 	for (unsigned number = 1; *text; number++) {
 		size_t length = strcspn(text, "\n");
 		if (check_line(text, length, err) < 0)
 			return err_prefix(err, "%s:%u", name, number);
+		note_line(text, length, number, &in_watchdog, watchdog_line);
 		text += length + (text[length] == '\n');
 	}
 	return 0;
@@ -255,6 +296,7 @@ int daemon_config_parse(const char *name, const char *text, size_t size, struct 
 		.qemu_binary = "/usr/bin/qemu-system-x86_64",
 		.api_group = (gid_t)-1,
 		.log_level = LOG_LEVEL_INFO,
+		.watchdog_ms = WATCHDOG_DEFAULT_MS,
 		.fence_agents = "/usr/sbin",
 		.fence_secrets = "/etc/watari/secret",
 	};
@@ -265,7 +307,7 @@ int daemon_config_parse(const char *name, const char *text, size_t size, struct 
 		return err_set(err, ERR_SYSTEM, "out of memory");
 	if (strlen(copy) != size)
 		return err_set(err, ERR_INVALID, "%s: a NUL byte", name);
-	if (check_lines(name, copy, err) < 0)
+	if (check_lines(name, copy, &parsed.watchdog_line, err) < 0)
 		return -1;
 	int bad_line = ini_parse_string(copy, on_pair, &reading);
 	if (reading.failed)
@@ -280,6 +322,53 @@ int daemon_config_parse(const char *name, const char *text, size_t size, struct 
 		snprintf(parsed.api_socket, sizeof(parsed.api_socket), "%.60s/api.sock", parsed.run_dir);
 	*config = parsed;
 	return 0;
+}
+
+int daemon_config_check_token(const char *name, const struct daemon_config *config, uint32_t token_ms, struct err *err)
+{
+	uint64_t needed = timing_watchdog_needed_ms(token_ms);
+
+	if (!config->watchdog_device[0] || !token_ms || needed <= config->watchdog_ms)
+		return 0;
+	return err_set(err, ERR_INVALID,
+		"%s:%u: a watchdog of %u ms is too short for corosync's token of %u ms: at least timeout=%llus, or a "
+		"shorter token in corosync.conf",
+		name, config->watchdog_line, config->watchdog_ms, token_ms, (unsigned long long)(needed + 999) / 1000);
+}
+
+static size_t key_size(const struct key *key)
+{
+	switch (key->kind) {
+	case KEY_NAME:
+	case KEY_UUID:
+	case KEY_PATH:
+		return 0; /* compared as texts */
+	case KEY_NUMBER:
+	case KEY_MIB:
+	case KEY_TIME:
+		return sizeof(uint32_t);
+	case KEY_GROUP:
+		return sizeof(gid_t);
+	case KEY_LEVEL:
+		return sizeof(enum log_level);
+	case KEY_ACCEL:
+	case KEY_LOSS:
+		return sizeof(bool);
+	}
+	return 0;
+}
+
+const char *daemon_config_needs_restart(const struct daemon_config *a, const struct daemon_config *b, char text[96])
+{
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		const char *left = (const char *)a + keys[i].offset, *right = (const char *)b + keys[i].offset;
+		size_t size = key_size(&keys[i]);
+		if (keys[i].live || (size ? !memcmp(left, right, size) : !strcmp(left, right)))
+			continue;
+		snprintf(text, 96, "[%s] %s", keys[i].section, keys[i].name);
+		return text;
+	}
+	return NULL;
 }
 
 int daemon_config_read(const char *path, struct daemon_config *config, struct err *err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * watarid.conf(5): read once at start, refused whole where anything in it is wrong (a daemon that guesses is worse than
+ * watarid.conf(5): read at start and at a reload, refused whole where anything in it is wrong (a daemon that guesses is worse than
  * one that says which line to mend). */
 #pragma once
 
@@ -33,6 +33,10 @@ struct daemon_config {
 	char api_socket[PATH_BYTES]; /* empty: <run>/api.sock */
 	gid_t api_group;
 	enum log_level log_level;
+	char watchdog_device[PATH_BYTES]; /* empty: none */
+	uint32_t watchdog_ms;
+	bool quorum_loss_stop;
+	uint32_t watchdog_line; /* of what said its time, else of its device; 0: nothing did */
 	char fence_agents[PATH_BYTES];	/* directory of the fence agents */
 	char fence_secrets[PATH_BYTES]; /* the only directory from which their secrets are read */
 };
@@ -42,3 +46,10 @@ int daemon_config_read(const char *path, struct daemon_config *config, struct er
 
 /* The same from a text; name stands for the file in errors. */
 int daemon_config_parse(const char *name, const char *text, size_t size, struct daemon_config *config, struct err *err);
+
+/* The watchdog must be long enough for corosync's real token, or a node in good health would end itself. token_ms 0: not
+ * known, nothing is refused. */
+int daemon_config_check_token(const char *name, const struct daemon_config *config, uint32_t token_ms, struct err *err);
+
+/* The first key that differs and that a reload cannot change, as "[section] key"; NULL: there is none. */
+const char *daemon_config_needs_restart(const struct daemon_config *a, const struct daemon_config *b, char text[96]);

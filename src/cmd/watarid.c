@@ -5,8 +5,10 @@
 #include "base/weight.h"
 #include "cmd/daemon_config.h"
 #include "driver/corosync/corosync.h"
+#include "driver/corosync/identity.h"
 #include "driver/fence/fencer_agents.h"
 #include "driver/linux/loop_sd.h"
+#include "driver/linux/watchdog.h"
 #include "driver/qemu/qemu.h"
 #include "driver/sqlite/store_sqlite.h"
 #include "engine/engine.h"
@@ -34,12 +36,20 @@ struct daemon {
 	struct engine_watcher watcher;
 	char stream_helper[PATH_BYTES];
 	bool was_synced;
+	const char *config_path;
+	struct watchdog *watchdog; /* configured last; NULL: none */
+	struct watchdog *retired;  /* the one before, until the engine has let go of it */
+	bool leaving;
 };
 
 static void on_line(void *ctx, const char *line)
 {
 	(void)ctx;
-	log_debug("%s", line);
+	/* Who loses guests, or a machine, to this must find it in any log. */
+	if (!strncmp(line, "watchdog: ", 10))
+		log_notice("%s", line);
+	else
+		log_debug("%s", line);
 }
 
 static void on_driver_line(void *ctx, const char *line)
@@ -80,13 +90,83 @@ static void on_fatal(void *ctx, const struct err *err)
 	loop_sd_exit(daemon->loop, err_info(err->code)->exit_status);
 }
 
+/* ---- reload ---- */
+
+static int take_watchdog(struct daemon *daemon, const struct daemon_config *config, struct err *err)
+{
+	bool same = !strcmp(config->watchdog_device, daemon->config.watchdog_device) &&
+		    config->watchdog_ms == daemon->config.watchdog_ms;
+
+	if (same)
+		return 0;
+	if (daemon->retired && engine_watchdog(daemon->engine) == daemon->retired)
+		return err_set(err, ERR_BUSY, "the watchdog of the last reload is still being exchanged");
+	watchdog_linux_free(daemon->retired);
+	daemon->retired = daemon->watchdog;
+	daemon->watchdog = config->watchdog_device[0] ? watchdog_linux_new(config->watchdog_device) : NULL;
+	engine_set_watchdog(daemon->engine, daemon->watchdog, config->watchdog_ms);
+	return 0;
+}
+
+/* The new configuration as a whole, or the old one stays in force. */
+static int reload(struct daemon *daemon, struct err *err)
+{
+	struct daemon_config config;
+	char text[96];
+
+	if (daemon_config_read(daemon->config_path, &config, err) < 0 ||
+		daemon_config_check_token(daemon->config_path, &config, group_token_ms(daemon->group), err) < 0 ||
+		take_watchdog(daemon, &config, err) < 0)
+		return -1;
+	if (daemon_config_needs_restart(&daemon->config, &config, text))
+		log_warning("%s: %s was changed: that takes effect when watarid is started again", daemon->config_path,
+			text);
+	log_set_level(config.log_level);
+	daemon->config.log_level = config.log_level;
+	daemon->config.watchdog_ms = config.watchdog_ms;
+	memcpy(daemon->config.watchdog_device, config.watchdog_device, sizeof(config.watchdog_device));
+	return 0;
+}
+
+static void on_reload(struct daemon *daemon)
+{
+	struct err err;
+
+	loop_sd_reloading();
+	if (reload(daemon, &err) < 0)
+		log_error("not reloaded, the old configuration stays in force: %s", err.text);
+	else
+		log_notice("%s was read again", daemon->config_path);
+	loop_sd_ready(daemon->loop);
+}
+
+/* ---- the end ---- */
+
+static void on_left(void *ctx)
+{
+	struct daemon *daemon = ctx;
+
+	loop_sd_exit(daemon->loop, 0);
+}
+
 static void on_signal(void *ctx, int signo)
 {
 	struct daemon *daemon = ctx;
 
+	if (signo == SIGHUP) {
+		if (!daemon->leaving)
+			on_reload(daemon);
+		return;
+	}
+	if (daemon->leaving) {
+		log_warning("%s again: ending at once, what is armed goes on", strsignal(signo));
+		loop_sd_exit(daemon->loop, 0);
+		return;
+	}
+	daemon->leaving = true;
 	log_notice("%s: ending, guests run on", strsignal(signo));
 	loop_sd_stopping();
-	loop_sd_exit(daemon->loop, 0);
+	engine_leave(daemon->engine, on_left, daemon);
 }
 
 static int read_boot_id(char boot_id[UUID_BYTES], struct err *err)
@@ -145,7 +225,9 @@ static void find_helper(struct daemon *daemon)
 
 static int start_engine(struct daemon *daemon, struct err *err)
 {
-	struct engine_config config = {.trace = on_line, .trace_ctx = daemon, .fatal = on_fatal};
+	struct engine_config config = {.watchdog_ms = daemon->config.watchdog_ms,
+		.quorum_loss_stop = daemon->config.quorum_loss_stop,
+		.trace = on_line, .trace_ctx = daemon, .fatal = on_fatal};
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -200,6 +282,10 @@ static int start_drivers(struct daemon *daemon, struct err *err)
 	if (strcmp(daemon->group->node_name, config->node_name) != 0)
 		return err_set(err, ERR_INVALID, "this node is '%s' in watarid.conf and '%s' in corosync.conf",
 			config->node_name, daemon->group->node_name);
+	if (daemon_config_check_token(daemon->config_path, config, group_token_ms(daemon->group), err) < 0)
+		return -1;
+	if (config->watchdog_device[0])
+		daemon->watchdog = watchdog_linux_new(config->watchdog_device);
 	daemon->store = store_sqlite_open(&sqlite, daemon->loop, &store_callbacks, err);
 	if (!daemon->store)
 		return err_prefix(err, "store");
@@ -228,6 +314,7 @@ static int start_all(struct daemon *daemon, struct err *err)
 		.store = daemon->store,
 		.hypervisor = daemon->hypervisor,
 		.fencer = daemon->fencer,
+		.watchdog = daemon->watchdog,
 	};
 	daemon->watcher = (struct engine_watcher){.ctx = daemon, .history = on_history, .status = on_status};
 	engine_watch(daemon->engine, &daemon->watcher);
@@ -248,8 +335,23 @@ static void end_all(struct daemon *daemon)
 	store_sqlite_close(daemon->store);
 	corosync_free(daemon->group);
 	engine_free(daemon->engine);
+	watchdog_linux_free(daemon->watchdog);
+	watchdog_linux_free(daemon->retired);
 	fencer_agents_free(daemon->fencer); /* after the engine, which cancels its orders */
 	loop_sd_free(daemon->loop);
+}
+
+/* As far as that can be known beforehand: corosync need not run. */
+static int check_token(const struct daemon *daemon)
+{
+	struct corosync_identity identity;
+	struct err err;
+
+	if (corosync_identify(&identity, &err) < 0 ||
+		daemon_config_check_token(daemon->config_path, &daemon->config, identity.token_ms, &err) == 0)
+		return 0;
+	log_error("%s", err.text);
+	return err_info(err.code)->exit_status;
 }
 
 static const char usage[] = "usage: watarid [--config FILE] [--check-config]\n"
@@ -292,13 +394,14 @@ int main(int argc, char **argv)
 	weight_set(weight_fd, getpriority(PRIO_PROCESS, 0));
 	/* A log that nobody reads any more, or a terminal that is closed, ends no daemon. */
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	signal(SIGHUP, SIG_IGN); /* from before it is taken by the loop, where it means: read the configuration again */
+	daemon.config_path = path;
 	if (daemon_config_read(path, &daemon.config, &err) < 0) {
 		log_error("%s", err.text);
 		return err_info(err.code)->exit_status;
 	}
 	if (check)
-		return 0;
+		return check_token(&daemon);
 	log_set_level(daemon.config.log_level);
 	if (start_all(&daemon, &err) < 0) {
 		log_error("%s", err.text);

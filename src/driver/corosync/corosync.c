@@ -239,6 +239,7 @@ struct group *corosync_new(const struct corosync_config *config, struct loop *lo
 	bool ok = corosync_identify(&identity, err) == 0;
 	if (ok) {
 		cs->group.node = cs->config.node = identity.node;
+		atomic_store(&cs->shared.token_ms, identity.token_ms);
 		memcpy(cs->group.node_name, identity.name, sizeof(cs->group.node_name));
 		ok = start(cs, err) == 0;
 	}

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 struct corosync_identity {
+	uint32_t token_ms; /* the real one; 0: corosync does not say */
 	uint32_t node;	/* 1 … NODES_MAX */
 	uint32_t nodes; /* in the nodelist */
 	char name[NAME_BYTES];

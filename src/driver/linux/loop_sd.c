@@ -43,7 +43,7 @@ struct loop_sd {
 	sd_event *event;
 	LIST_HEAD(, loop_timer) timers;
 	LIST_HEAD(, loop_io) ios;
-	sd_event_source *signals[2];
+	sd_event_source *signals[3];
 	loop_signal_fn *signal_fn;
 	void *signal_ctx;
 	bool exiting;
@@ -242,6 +242,7 @@ struct loop *loop_sd_new(struct err *err)
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGTERM);
 	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGHUP);
 	sd->post_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int rc = sd->post_fd < 0 ? -errno : -pthread_sigmask(SIG_BLOCK, &ending, NULL);
 	if (rc >= 0)
@@ -294,7 +295,9 @@ int loop_sd_on_signal(struct loop *loop, loop_signal_fn *fn, void *ctx, struct e
 	int rc = sd_event_add_signal(sd->event, &sd->signals[0], SIGTERM, on_signal, sd);
 	if (rc >= 0)
 		rc = sd_event_add_signal(sd->event, &sd->signals[1], SIGINT, on_signal, sd);
-	return rc < 0 ? err_errno(err, -rc, "watching SIGTERM and SIGINT") : 0;
+	if (rc >= 0)
+		rc = sd_event_add_signal(sd->event, &sd->signals[2], SIGHUP, on_signal, sd);
+	return rc < 0 ? err_errno(err, -rc, "watching SIGTERM, SIGINT and SIGHUP") : 0;
 }
 
 /* Not sd_event_loop(): a loop that was left by sd_event_exit() takes no new sources, and drivers may set timers while
@@ -325,6 +328,11 @@ void loop_sd_ready(struct loop *loop)
 	 * (sd_event_set_watchdog(3)). */
 	sd_event_set_watchdog(sd_of(loop)->event, true);
 	sd_notify(0, "READY=1");
+}
+
+void loop_sd_reloading(void)
+{
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_us(CLOCK_MONOTONIC));
 }
 
 void loop_sd_stopping(void)
