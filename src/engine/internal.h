@@ -313,6 +313,8 @@ void selffence_start(struct engine *engine);
 void selffence_fini(struct engine *engine);
 void selffence_on_synced(struct engine *engine);
 void selffence_turn_soon(struct engine *engine);
+/* The same, but never sooner than a quarter of the period after the last one. */
+void selffence_turn_hurried(struct engine *engine);
 void selffence_turn_later(struct engine *engine); /* where no turn is due */
 /* An event was applied: perhaps the one that lets a watchdog be disarmed. */
 void selffence_on_applied(struct engine *engine);

@@ -115,7 +115,7 @@ static void lease_count(struct engine *engine)
 		return;
 	engine->lease.proven_ms = at;
 	if (engine->selffence.late)
-		selffence_turn_soon(engine);
+		selffence_turn_hurried(engine);
 }
 
 void lease_on_current(struct engine *engine)
@@ -148,7 +148,7 @@ void lease_on_message(struct engine *engine, uint32_t from, const uint8_t *paylo
 		lease->seen[from - 1] = message.seq;
 		lease->asked_ms = loop_now_ms(engine->ports.loop);
 		if (message.hurries)
-			selffence_turn_soon(engine);
+			selffence_turn_hurried(engine);
 		else
 			selffence_turn_later(engine);
 	}

@@ -72,6 +72,20 @@ void selffence_turn_soon(struct engine *engine)
 	self->timer = loop_timer_set(engine->ports.loop, 0, turn, engine);
 }
 
+static uint64_t period_ms(const struct engine *engine);
+
+/* All who are late ask at once, and all who are asked answer: without a shortest time between two messages of a node
+ * that is a storm, which keeps the view from its sync. */
+void selffence_turn_hurried(struct engine *engine)
+{
+	struct selffence *self = &engine->selffence;
+	uint64_t now = loop_now_ms(engine->ports.loop);
+	uint64_t next = self->turned_ms + period_ms(engine) / 4;
+
+	loop_timer_cancel(engine->ports.loop, self->timer);
+	self->timer = loop_timer_set(engine->ports.loop, next > now ? next - now : 0, turn, engine);
+}
+
 static bool is_armed(const struct engine *engine)
 {
 	return engine->selffence.state == SELFFENCE_ARMED || engine->selffence.state == SELFFENCE_WITHDRAW;

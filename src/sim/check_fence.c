@@ -158,6 +158,9 @@ bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size
 	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
 		const struct check_vm *check = &sim->checks->vms[i];
 		const struct vm *vm = cluster ? cluster_vm_find(cluster, check->uuid) : NULL;
+		/* B18: two nodes died under it, one soon after the other: it is not to take a third one along. */
+		if (vm && vm->state == VM_FAILED && __builtin_popcountll(vm->killed) >= 2)
+			continue;
 		if (!check->followed || !vm || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, lost))
 			continue;
 		snprintf(why, size, "%s is %s: %s", vm->def.name, vm_state_name((int)vm->state), vm->reason);

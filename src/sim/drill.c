@@ -44,15 +44,23 @@ void drill_define(struct sim *sim, const struct drill_config *config)
 			define_of(sim, config, id);
 }
 
+/* A daemon does not arm a watchdog that would end healthy nodes (timing.h). */
+static uint32_t armed_ms(const struct sim *sim, uint32_t node)
+{
+	uint32_t watchdog_ms = sim->nodes[node].watchdog_ms;
+
+	return watchdog_ms >= timing_watchdog_needed_ms(sim_token_ms(sim)) ? watchdog_ms : 0;
+}
+
 /* How long it may take until there is proof that the node is dead, from the moment when the others miss it; 0: there is
  * none to be had. Breaks the first level sometimes, or all of them. */
 static uint64_t proof_ms(struct sim *sim, const struct drill_config *config, uint32_t lost, struct prng *dice)
 {
 	bool has_devices = config->levels && (config->devices & node_bit(lost));
-	uint32_t watchdog_ms = sim->nodes[lost].watchdog_ms;
+	uint32_t watchdog_ms = armed_ms(sim, lost);
 	uint32_t broken = prng_below(dice, 4) ? 0 : 1 + prng_below(dice, 2);
 	bool often = cluster_node(sim_newest(sim), lost)->fences >= FENCED_OFTEN;
-	uint64_t by_watchdog_ms = watchdog_ms ? timing_watchdog_proof_ms(sim->config.lost_max_ms, watchdog_ms) : 0;
+	uint64_t by_watchdog_ms = watchdog_ms ? timing_watchdog_proof_ms(sim_token_ms(sim), watchdog_ms) : 0;
 	char name[NAME_BYTES];
 
 	for (uint32_t level = 1; has_devices && level <= broken; level++) {
@@ -132,9 +140,9 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 	uint64_t bound_ms = sim->config.lost_max_ms + SYNC_MS + proof + START_MS + UINT64_C(4) * sim->config.step_ms;
 	if (how == LOSS_HANG) {
 		/* Nobody misses it before its watchdog has ended it. */
-		if (!sim->nodes[lost].watchdog_ms)
+		if (!armed_ms(sim, lost))
 			return;
-		bound_ms += sim->nodes[lost].watchdog_ms;
+		bound_ms += armed_ms(sim, lost);
 	}
 	lose(sim, lost, how);
 	if (proof)

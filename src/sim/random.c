@@ -35,6 +35,8 @@ static void configure(struct sim_config *config, struct prng *dice, const struct
 	config->net_torn_permille = PICK(dice, 0, 500, 1000);
 	config->net_steps_permille = PICK(dice, 0, 300);
 	config->lost_max_ms = PICK(dice, 400, 2500, 2500);
+	if (config->net_delay_us >= 10000) /* a token of 180 ms would never come round there */
+		config->lost_max_ms = 2500;
 	config->disk_us = PICK(dice, 300, 2000, 2000, 30000);
 	config->disk_slow_permille = PICK(dice, 1, 50);
 	config->fail_permille = PICK(dice, 0, 0, 20, 150);
@@ -201,8 +203,9 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	run.request_ms = PICK(&run.dice, 300, 1000, 3000);
 	run.fault_ms = PICK(&run.dice, 500, 2000, 5000, 20000);
 	run.end_ms = options->duration_ms ? options->duration_ms : PICK(&run.dice, 20000, 40000, 80000);
-	sim_trace(sim, "seed %llu: %u nodes%s, %u VMs, faults %x", (unsigned long long)seed, config.node_count,
-		config.two_node ? " (two_node)" : "", run.vms, run.faults.kinds);
+	sim_trace(sim, "seed %llu: %u nodes%s, %u VMs, faults %x; messages %u us, slow %u permille, losses seen in %u ms, disks %u us",
+		(unsigned long long)seed, config.node_count, config.two_node ? " (two_node)" : "", run.vms, run.faults.kinds,
+		config.net_delay_us, config.net_slow_permille, config.lost_max_ms, config.disk_us);
 
 	configure_fences(&run);
 	for (uint32_t id = 1; id <= config.node_count; id++)

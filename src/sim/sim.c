@@ -47,6 +47,11 @@ void sim_violation(struct sim *sim, const char *format, ...)
 	sim_trace(sim, "VIOLATION %s", sim->violation);
 }
 
+uint32_t sim_token_ms(const struct sim *sim)
+{
+	return (sim->config.lost_max_ms * 10 + 21) / 22;
+}
+
 static void trace_net(void *ctx, const char *line)
 {
 	sim_trace(ctx, "%s", line);
@@ -71,7 +76,7 @@ struct sim *sim_new(const struct sim_config *config)
 		.lost_min_ms = config->lost_min_ms ? config->lost_min_ms : 300, .lost_max_ms = config->lost_max_ms, .merge_min_ms = 50, .merge_max_ms = 800,
 		.late_permille = config->net_late_permille, .torn_permille = config->net_torn_permille,
 		.steps_permille = config->net_steps_permille, .trace = config->trace ? trace_net : NULL, .trace_ctx = sim};
-	net.token_ms = (config->lost_max_ms * 10 + 21) / 22;
+	net.token_ms = sim_token_ms(sim);
 	sim->net = net_new(sim->timeline, &sim->net_dice, &net);
 	sim->checks = checks_new(sim);
 	struct world_observer observer = checks_world_observer(sim);

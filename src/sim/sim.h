@@ -112,6 +112,7 @@ void sim_free(struct sim *sim); /* takes NULL */
 
 void sim_run_ms(struct sim *sim, uint64_t duration_ms); /* ends early at a violation */
 void sim_run_until_ms(struct sim *sim, uint64_t at_ms);
+uint32_t sim_token_ms(const struct sim *sim); /* corosync's, from lost_max_ms: 2.2 times the token */
 bool sim_step(struct sim *sim); /* one thing; false: nothing will ever happen again */
 uint64_t sim_now_ms(const struct sim *sim);
 void sim_trace(struct sim *sim, const char *format, ...) PRINTF_LIKE(2, 3);
