@@ -37,8 +37,8 @@ def web(lab):
     lab.cli("n1", "vm", "create", "web", "--memory", "128M", *KERNEL)
     lab.cli("n1", "vm", "start", "web", "--on", "n1")
     yield "web"
-    lab.heal("n1")
     lab.power_on(*lab.nodes)
+    lab.heal("n1")
     for node in lab.nodes:
         lab.restart_daemon(node)
     wait_until(lambda: all_armed(lab), 60, "the cluster to be whole again")

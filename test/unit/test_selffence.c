@@ -383,7 +383,8 @@ static void a_short_stall_of_the_network_ends_nothing(void **state)
 	struct sim *sim = start(&config);
 
 	(void)state;
-	for (int i = 0; i < 5; i++) {
+	/* Twice: a third time within the hour is flapping, and the node is drained (core/quarantine.c). */
+	for (int i = 0; i < 2; i++) {
 		net_set_side(sim->net, 1, 1);
 		sim_run_ms(sim, 2500);
 		net_set_side(sim->net, 1, 0);
