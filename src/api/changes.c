@@ -186,8 +186,8 @@ void call_vm_create(struct api_call *call, const json_t *args)
 
 void call_vm_edit(struct api_call *call, const json_t *args)
 {
+	const struct cluster *cluster = engine_cluster(call->api->engine); /* call is gone where there is no such VM */
 	const struct vm *vm = call_vm(call, args);
-	const struct cluster *cluster = engine_cluster(call->api->engine);
 	const json_t *was = json_object_get(args, "was");
 	struct vm_def before;
 	struct err err;

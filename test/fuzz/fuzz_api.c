@@ -103,6 +103,33 @@ void engine_history_each(const struct engine *engine, uint64_t after, uint32_t c
 	fn(ctx, &line);
 }
 
+int engine_history_back(
+	const struct engine *engine, uint64_t below, engine_history_fn *fn, void *ctx, struct err *err)
+{
+	static const struct engine_history line = {.index = 1, .text = "web: off, created"};
+
+	(void)engine, (void)below, (void)err;
+	fn(ctx, &line);
+	return 0;
+}
+
+void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx)
+{
+	struct engine_reply refused = {.code = ERR_UNFIT, .text = "this node has quorum"};
+
+	(void)engine, (void)by;
+	reply(ctx, &refused);
+}
+
+void engine_ask(struct engine *engine, enum engine_ask what, const struct fence_device *device, engine_answer_fn *fn,
+	void *ctx)
+{
+	struct engine_answer answer = {.code = ERR_NONE, .off = what == ENGINE_ASK_STATUS};
+
+	(void)engine, (void)device;
+	fn(ctx, &answer);
+}
+
 static uint64_t now_ms(struct loop *loop)
 {
 	(void)loop;
