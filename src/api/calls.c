@@ -32,6 +32,10 @@ const struct api_verb api_verbs[] = {
 		{"force", ARG_BOOL, false, 0, "also where the limits say that it is enough"},
 		DRY_RUN_ARG,
 	}, call_node_fence, "switch a lost node off now, by its fence devices"},
+	{"node.resume", true, {
+		{"node", ARG_TEXT, true, NAME_BYTES - 1, "name of the node"},
+		DRY_RUN_ARG,
+	}, call_node_resume, "end a node's quarantine now"},
 	{"fence.list", false, {}, call_fence_list, "all fence devices"},
 	{"fence.show", false, {DEVICE_ARG}, call_fence_show, "one fence device"},
 	{"fence.set", true, {

@@ -228,6 +228,12 @@ void call_node_confirm_off(struct api_call *call, const json_t *args)
 	call_submit(call);
 }
 
+void call_node_resume(struct api_call *call, const json_t *args)
+{
+	if (node_event(call, args, EVENT_NODE_RESUME))
+		call_submit(call);
+}
+
 void call_node_fence(struct api_call *call, const json_t *args)
 {
 	struct event *event = node_event(call, args, EVENT_NODE_FENCE);

@@ -147,6 +147,7 @@ void call_fence_off(struct api_call *call, const json_t *args);
 void call_fence_on(struct api_call *call, const json_t *args);
 void call_node_confirm_off(struct api_call *call, const json_t *args);
 void call_node_fence(struct api_call *call, const json_t *args);
+void call_node_resume(struct api_call *call, const json_t *args);
 
 /* reads.c */
 void call_api_list(struct api_call *call, const json_t *args);

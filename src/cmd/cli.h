@@ -154,6 +154,7 @@ int run_node_list(struct cli *cli);
 int run_node_show(struct cli *cli);
 int run_node_confirm_off(struct cli *cli);
 int run_node_fence(struct cli *cli);
+int run_node_resume(struct cli *cli);
 int run_fence_list(struct cli *cli);
 int run_fence_show(struct cli *cli);
 int run_fence_add(struct cli *cli);

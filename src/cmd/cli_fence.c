@@ -420,6 +420,15 @@ int run_node_confirm_off(struct cli *cli)
 	return cli_change(cli, "node.confirm_off", NULL, json_pack("{s:s, s:s}", "node", node, "confirm", typed), done);
 }
 
+int run_node_resume(struct cli *cli)
+{
+	const char *node = cli->operands[0];
+	char done[160];
+
+	snprintf(done, sizeof(done), "%.63s may have VMs again", node);
+	return cli_change(cli, "node.resume", NULL, json_pack("{s:s}", "node", node), done);
+}
+
 int run_node_fence(struct cli *cli)
 {
 	const char *node = cli->operands[0];

@@ -125,6 +125,11 @@ const struct verb cli_verbs[] = {
 			"move its VMs away and shut it down.",
 		.opts = {{"force", 0, NULL, "also past the limits: when that makes more than a minority, or the fourth time within an hour", 0, 0, 0}},
 		.examples = {"watari node fence n3", "watari node fence n3 --force"}},
+	{.noun = "node", .name = "resume", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_resume, .changes = true,
+		.summary = "end a node's quarantine now",
+		.text = "A node that leaves the cluster three times within an hour is quarantined: nothing is placed there, and its VMs "
+			"are moved away. It ends by itself after an hour of stability; this ends it at once.",
+		.examples = {"watari node resume n2"}},
 	{.noun = "node", .name = "confirm-off", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_confirm_off,
 		.changes = true,
 		.summary = "your word that a lost node is off",
