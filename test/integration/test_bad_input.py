@@ -305,7 +305,7 @@ def test_disks(lab, web, unharmed):
     refused(lab, "vm", "start", "other", "--on", "n2").must_say(105, "it does not exist on this node", "mount the storage")
     assert lab.cli("n1", "vm", "show", "other")["state"] == "off"
     lab.cli("n1", "vm", "delete", "other", "--yes")
-    refused(lab, "vm", "edit", "web", "--remove", "disk0").must_say(113, "its definition is pinned", "shut it down")
+    refused(lab, "vm", "edit", "web", "--remove", "disk0").must_say(113, "its machine is pinned", "shut it down")
     (shared / "a-dir").rmdir()
     for name in "a-fifo", "alias.img":
         (shared / name).unlink()
