@@ -5,6 +5,7 @@ Everything lives in one temporary directory; every process is ended by its own h
 import array, fcntl, gzip, json, os, pathlib, select, shutil, socket, struct, subprocess, tempfile, threading, time
 
 HERE = pathlib.Path(__file__).resolve().parent
+BUILD = pathlib.Path(os.environ.get("WATARI_BUILD", HERE.parents[2] / "build"))
 MIB = 1 << 20
 
 
@@ -30,8 +31,9 @@ def build_guest(directory):
 
 
 def kernel():
-    found = sorted(pathlib.Path("/boot").glob("vmlinuz-*"))
-    return found[-1] if found else None
+    """The lab's: its builder fetches Debian's cloud kernel where the machine has none."""
+    subprocess.run([HERE.parents[2] / "lab/guest/build", BUILD / "lab/guest"], check=True, timeout=300)
+    return BUILD / "lab/guest/vmlinuz"
 
 
 def connect(path, limit=10.0):
