@@ -107,59 +107,66 @@ do_kill() {
 
 link_is_up() { switch_ip -o link show "$1" 2> /dev/null | grep -q '[<,]UP[,>]'; }
 
-# What the node sees at /srv/watari: ok, readonly, gone (an empty directory covers it), and over FUSE also hang (whoever
-# asks waits) and error (whoever asks, with files open or not, is told ENOTCONN).
-storage_state() { # NODE
-	enter "$1" bash -c '
-		case $(findmnt -n -o SOURCE,OPTIONS /srv/watari | tail -n 1) in
-		cut\ *) echo gone && exit ;;
-		*\ ro,*) echo readonly && exit ;;
-		esac
-		[ "$1" ] || { echo ok && exit; }
-		case $(ps -C bindfs -o stat=) in
-		"" | Z*) echo error ;;
-		T*) echo hang ;;
-		*) echo ok ;;
-		esac' state "$storage_fuse"
+storage_tell() { # NODE [MODE]: prints the mode
+	enter "$1" /run/lab/build/lab/storagefs tell /run/lab/storage.sock "${@:2}"
 }
 
-# In a lab with --storage-fuse each node reaches the shared storage through a process of its own, which can be stopped
-# and killed. Waits until it serves.
+# What the node sees at /srv/watari: ok, readonly, gone (an empty directory covers it), and over FUSE also hang, error,
+# full, slow:MS (lab/storage/storagefs.c), or dead (it was killed).
+storage_state() { # NODE
+	local state
+	state=$(enter "$1" bash -c '
+		case $(findmnt -n -o SOURCE,OPTIONS /srv/watari | tail -n 1) in
+		cut\ *) echo gone ;;
+		*\ ro,*) echo readonly ;;
+		*) echo ok ;;
+		esac')
+	if [[ $state == ok && -n $storage_fuse ]]; then state=$(storage_tell "$1" 2> /dev/null) || state=dead; fi
+	echo "$state"
+}
+
+# In a lab with --storage-fuse each node reaches the shared storage through a process of its own. Waits until it serves.
 storage_mount() { # NODE
 	enter "$1" bash -c '
-		setsid -f bindfs -f --multithreaded --enable-lock-forwarding --forward-odirect=4096 \
-			/run/lab/shared /srv/watari > /var/log/bindfs.out 2>&1 < /dev/null
+		setsid -f /run/lab/build/lab/storagefs mount /run/lab/shared /srv/watari /run/lab/storage.sock \
+			> /var/log/storagefs.out 2>&1 < /dev/null
 		deadline=$((SECONDS + 10))
-		until findmnt -n -t fuse,fuse.bindfs /srv/watari > /dev/null; do
-			((SECONDS < deadline)) || { cat /var/log/bindfs.out; exit 1; }
+		until findmnt -n -t fuse.storagefs /srv/watari > /dev/null; do
+			((SECONDS < deadline)) || { cat /var/log/storagefs.out; exit 1; }
 			sleep 0.02
-		done' || die 71 "$1: bindfs does not serve the shared storage"
+		done' || die 71 "$1: storagefs does not serve the shared storage"
 }
 
 cut_storage() { # NODE HOW
-	[[ $2 == readonly || $2 == gone || $2 == hang || $2 == error ]] ||
-		die 64 "storage is cut readonly, gone, hang or error, not '$2'"
-	[[ $2 != hang && $2 != error || -n $storage_fuse ]] || die 64 "'$2' needs a lab made with: up --storage-fuse"
+	case $2 in
+	readonly | gone) ;;
+	hang | error | full | slow:*) [ "$storage_fuse" ] || die 64 "'$2' needs a lab made with: up --storage-fuse" ;;
+	*) die 64 "storage is cut readonly, gone, hang, error, full or slow:MS, not '$2'" ;;
+	esac
+	if [[ -n $storage_fuse && $2 != gone ]]; then
+		storage_tell "$1" "$2" > /dev/null || die 64 "$1: its storage does not take '$2'"
+		return
+	fi
 	heal_storage "$1"
 	case $2 in
 	readonly) enter "$1" mount -n -o remount,bind,ro /srv/watari ||
-		die 75 "$1: files are open for writing below /srv/watari; another way: watari-lab cut $1 storage gone" ;;
+		die 75 "$1: files are open for writing below /srv/watari; in a lab made with up --storage-fuse they are no hindrance" ;;
 	gone) enter "$1" mount -n -t tmpfs -o ro,mode=0755 cut /srv/watari ;;
-	hang) enter "$1" pkill -STOP -x bindfs ;;
-	error) enter "$1" bash -c 'pkill -KILL -x bindfs; while pgrep -x -r R,S,D,T bindfs > /dev/null; do sleep 0.02; done' ;;
 	esac
 }
 
 heal_storage() { # NODE
 	case $(storage_state "$1") in
+	ok) return ;;
 	gone) enter "$1" umount -n -l /srv/watari ;;
-	readonly) enter "$1" mount -n -o remount,bind,rw /srv/watari ;;
-	hang) enter "$1" pkill -CONT -x bindfs ;;
-	error)
+	dead)
 		# Files that were open stay dead: that is what a stale handle is.
-		enter "$1" umount -n -l /srv/watari
+		enter "$1" umount -n -l /srv/watari || :
 		storage_mount "$1"
 		;;
+	*) if [ "$storage_fuse" ]; then storage_tell "$1" ok > /dev/null; else
+		enter "$1" mount -n -o remount,bind,rw /srv/watari
+	fi ;;
 	esac
 	[ "$(storage_state "$1")" = ok ] || heal_storage "$1"
 }

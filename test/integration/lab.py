@@ -52,8 +52,8 @@ def wait_until(condition, timeout, what, every=0.05):
 class Lab:
     def __init__(self, nodes=3, name=None, build=BUILD, daemon=True, storage_mib=0, storage_fuse=False,
                  watchdog=0, witness=False, token=0):
-        """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage", "hang")
-        and "error" become possible, at the price of FUSE's speed. watchdog: each node has one, armed for that many ms.
+        """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage",
+        "readonly") stops who has a file open too, and "hang", "error", "full" and "slow:MS" become possible. watchdog: each node has one, armed for that many ms.
         witness: corosync-qnetd on a machine of its own; "witness" is then a name for power_off, power_on, cut and heal.
         token: corosync's, in ms (1000)."""
         self.count, self.build = nodes, pathlib.Path(build)

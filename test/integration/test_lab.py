@@ -250,33 +250,115 @@ def test_storage_can_be_cut_for_one_node(lab):
     assert lab.sh("n2", "cat /srv/watari/shared-file; touch /srv/watari/shared-file") == "2"
 
 
-def test_storage_can_be_full_hang_and_fail():
-    """Whoever has a file open must feel it too: that is what a lost path to a disk array is like."""
+# Appends numbers to a file that it has open, and says each one that was written, or why not. One request a line of input.
+WRITER = """
+import os, sys
+f = os.open('/srv/watari/numbers', os.O_RDWR | os.O_CREAT)
+for line in sys.stdin:
+    try:
+        os.pwrite(f, line.encode(), os.fstat(f).st_size if line[0] == 'a' else 0)
+        os.fsync(f)
+        print('done', flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+# Takes a lock on a file as QEMU does, and keeps it until its input ends.
+LOCKER = """
+import fcntl, os, struct, sys
+f = os.open('/srv/watari/locked', os.O_RDWR | os.O_CREAT)
+try:
+    fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, os.SEEK_SET, 100, 1, 0))
+    print('locked', flush=True)
+    sys.stdin.read()
+except OSError as error:
+    print(error.strerror, flush=True)
+"""
+
+
+def python_in(lab, node, program):
+    return lab.popen("exec", node, "--", "/usr/bin/python3", "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def ask(process, line):
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def fuse_lab():
     with Lab(nodes=2, daemon=False, storage_mib=64, storage_fuse=True) as lab:
-        assert "No space left" in lab.exec("n1", "dd", "if=/dev/zero", "of=/srv/watari/fill", "bs=1M", check=False).stderr
-        lab.sh("n1", "rm /srv/watari/fill; echo 1 > /srv/watari/file")
-        reader = "import os, sys; f = os.open('/srv/watari/file', os.O_RDONLY); sys.stdout.write('open\\n'); " \
-                 "sys.stdout.flush(); sys.stdin.readline(); os.posix_fadvise(f, 0, 0, 4); print(os.pread(f, 1, 0))"
-        process = lab.popen("exec", "n2", "--", "/usr/bin/python3", "-c", reader, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert process.stdout.readline() == "open\n"
-        lab.cut("n2", "storage", "hang")
-        assert lab.status()["n2"]["storage"] == "hang"
-        touch = lab.popen("exec", "n2", "--", "touch", "/srv/watari/file2")
-        with pytest.raises(subprocess.TimeoutExpired):
-            touch.wait(1)
-        assert lab.exec("n1", "cat", "/srv/watari/file").stdout == "1\n", "only n2's way to it is cut"
-        lab.heal("n2", "storage")
-        assert touch.wait(10) == 0
-        lab.cut("n2", "storage", "error")
-        assert "Transport endpoint" in process.communicate("go\n", timeout=10)[1]
-        lab.heal("n2", "storage")
-        assert lab.sh("n2", "cat /srv/watari/file") == "1"
-        lab.cut("n2", "storage", "hang")
-        stuck = lab.popen("exec", "n2", "--", "bash", "-c", "echo in; touch /srv/watari/file3", stdout=subprocess.PIPE)
-        assert stuck.stdout.readline() == "in\n"
-        lab.power_off("n2")
-        assert stuck.wait(10) == 137
+        yield lab
+
+
+@pytest.mark.parametrize("mode,word", [("readonly", "Read-only file system"), ("error", "Input/output error"),
+                                       ("full", "No space left on device")])
+def test_storage_is_cut_under_a_running_writer(fuse_lab, mode, word):
+    """Whoever has a file open must feel it too: that is what a lost path to a disk array is like."""
+    lab, writer = fuse_lab, python_in(fuse_lab, "n2", WRITER)
+    assert ask(writer, "a1") == "done"
+    lab.cut("n2", "storage", mode)
+    assert lab.status()["n2"]["storage"] == mode
+    assert ask(writer, "b2") == word
+    assert lab.sh("n1", "cat /srv/watari/numbers") == "a1", "what came before is done, nothing came after"
+    assert lab.sh("n1", "touch /srv/watari/numbers && echo fine") == "fine", "only n2's way to it is cut"
+    lab.heal("n2", "storage")
+    assert ask(writer, "c3") == "done"
+    writer.communicate(timeout=10)
+    lab.sh("n1", "rm /srv/watari/numbers")
+
+
+def test_storage_hangs_and_goes_on_or_is_never_done(fuse_lab):
+    """A process that waits for its storage is deaf to SIGKILL; when its node loses power, what it wanted is not done."""
+    lab = fuse_lab
+    lab.sh("n1", "echo 1 > /srv/watari/file")
+    lab.cut("n2", "storage", "hang")
+    assert lab.status()["n2"]["storage"] == "hang"
+    touch = lab.popen("exec", "n2", "--", "touch", "/srv/watari/file2")
+    with pytest.raises(subprocess.TimeoutExpired):
+        touch.wait(1)
+    assert lab.exec("n1", "cat", "/srv/watari/file").stdout == "1\n", "only n2's way to it is cut"
+    lab.heal("n2", "storage")
+    assert touch.wait(10) == 0
+    lab.cut("n2", "storage", "hang")
+    stuck = lab.popen("exec", "n2", "--", "bash", "-c", "echo in; touch /srv/watari/file3", stdout=subprocess.PIPE)
+    assert stuck.stdout.readline() == "in\n"
+    wait_until(lambda: lab.sh("n2", "ps -eo wchan:30,comm | grep 'request_wait.*touch' || :"), 10, "a request that waits")
+    lab.sh("n2", "pkill -KILL -x touch")
+    wait_until(lambda: lab.sh("n2", "ps -eo stat,comm | grep '^D.*touch' || :"), 10, "a process that SIGKILL does not end")
+    lab.power_off("n2")
+    assert stuck.wait(10) == 137
+    assert lab.exec("n1", "test", "-e", "/srv/watari/file3", check=False).returncode == 1
+    lab.power_on("n2")
+    assert lab.sh("n2", "cat /srv/watari/file") == "1", "a booted node's storage is well"
+
+
+def test_locks_on_the_storage_hold_between_nodes(fuse_lab):
+    """QEMU's image lock is the last thing between two copies of a guest."""
+    first = python_in(fuse_lab, "n1", LOCKER)
+    assert first.stdout.readline() == "locked\n"
+    second = python_in(fuse_lab, "n2", LOCKER)
+    assert second.stdout.readline() == "Resource temporarily unavailable\n"
+    first.communicate(timeout=10)
+    third = python_in(fuse_lab, "n2", LOCKER)
+    assert third.stdout.readline() == "locked\n"
+    third.communicate(timeout=10)
+
+
+def test_storage_can_be_full_slow_and_dead(fuse_lab):
+    lab = fuse_lab
+    assert "No space left" in lab.exec("n1", "dd", "if=/dev/zero", "of=/srv/watari/fill", "bs=1M", check=False).stderr
+    lab.sh("n1", "rm /srv/watari/fill; echo 1 > /srv/watari/file")
+    lab.cut("n2", "storage", "slow:300")
+    began = time.monotonic()
+    lab.sh("n2", "cat /srv/watari/file")
+    assert time.monotonic() - began > 0.3
+    assert lab.status()["n2"]["storage"] == "slow:300"
+    assert lab.tool("cut", "n2", "storage", "slow:x", check=False).returncode == 64
+    lab.sh("n2", "pkill -KILL storagefs")
+    wait_until(lambda: lab.status()["n2"]["storage"] == "dead", 10, "its death is seen")
+    lab.heal("n2", "storage")
+    assert lab.sh("n2", "cat /srv/watari/file") == "1"
 
 
 def test_up_that_was_killed_can_be_repeated_or_taken_down():
