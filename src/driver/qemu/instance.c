@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "driver/qemu/instance.h"
+#include "base/weight.h"
 #include "driver/qemu/hot_list.h"
 #include "driver/qemu/sock.h"
 
@@ -295,6 +296,8 @@ static void on_quit_limit(void *ctx)
 	struct instance *instance = ctx;
 
 	instance->timer = NULL;
+	if (instance->faded)
+		weight_restore(instance->process.pid);
 	process_kill(&instance->process);
 }
 
@@ -314,6 +317,10 @@ void instance_end(struct instance *instance, enum ending ending, const struct er
 	 * requests of the guest may need its pages. */
 	if (instance->state == HV_COPYING || instance->state == HV_SEALED)
 		instance_drop_stream(instance);
+	/* Its guest runs elsewhere, perhaps on this very machine: taking its memory apart must not hold that up. */
+	instance->faded = instance->state == HV_SEALED && instance->process.pidfd >= 0;
+	if (instance->faded)
+		weight_fade(instance->process.pid);
 	instance_go(instance, HV_STOPPING);
 	instance->ending = ending;
 	if (why)
@@ -329,7 +336,7 @@ void instance_end(struct instance *instance, enum ending ending, const struct er
 	/* A guest that ran is ended by QEMU itself, which brings what it holds of the disks' images to rest first. */
 	if (ending == ENDING_FAILED || !instance->qmp) {
 		process_kill(&instance->process);
-		instance_limit(instance, 0, NULL);
+		instance_limit(instance, instance->faded ? QUIT_LIMIT_MS : 0, on_quit_limit);
 	} else {
 		instance_qmp(instance, "quit", NULL, NULL);
 		instance_limit(instance, QUIT_LIMIT_MS, on_quit_limit);

@@ -108,6 +108,7 @@ struct instance {
 	int incoming_fd; /* of a standby: connected to its QEMU, as its helper's is; -1 after a restart of the daemon */
 	bool verify_all; /* of the load under way */
 	bool stalled;	 /* its pages cannot be read; the guest is paused for that */
+	bool faded;	 /* it comes after all else, since its guest runs elsewhere */
 	uint64_t moved_pages, moved_ms; /* of a load: progress, and when it was seen last */
 	bool run_wanted; /* cont is under way */
 	uint32_t cont_tries;

@@ -212,7 +212,7 @@ static void filled(struct instance *instance, uint64_t when_us)
 	instance->record.figures.filled_us = when_us;
 	instance_save(instance, NULL);
 	if (instance->stream)
-		stream_command(instance->stream, "quit");
+		stream_dismiss(instance->stream);
 	if (!was_filling)
 		return;
 	/* It would forbid the next save. */

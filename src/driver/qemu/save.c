@@ -413,7 +413,7 @@ static void sealed_if_both(struct instance *instance)
 	instance->copy.phase = COPY_SEALED;
 	instance_limit(instance, 0, NULL);
 	instance_go(instance, HV_SEALED);
-	stream_command(instance->stream, "quit");
+	stream_dismiss(instance->stream);
 	event = qemu_event(instance, HV_EVENT_SEALED);
 	qemu_tell(instance->qemu, &event);
 }

@@ -18,6 +18,7 @@ struct stream {
 	struct lines *lines; /* NULL: not connected */
 	struct process process; /* pidfd -1 until it is known: of a helper that was found, after its hello */
 	struct loop_io *death;
+	struct loop_timer *faded; /* set while it comes after all else */
 	int dir_fd;
 	uint32_t reconnects; /* without a word in between */
 	bool found; /* of an earlier daemon */
@@ -33,6 +34,7 @@ static void on_death(void *ctx, uint32_t events);
 
 static void release(struct stream *stream)
 {
+	loop_timer_cancel(stream->loop, stream->faded);
 	lines_free(stream->lines);
 	loop_io_cancel(stream->loop, stream->death);
 	cleanup_fd_(&stream->process.pidfd);
@@ -145,12 +147,37 @@ void stream_command(struct stream *stream, const char *name)
 	stream_send(stream, json_pack("{s:s}", "cmd", name));
 }
 
+static void on_faded(void *ctx)
+{
+	struct stream *stream = ctx;
+
+	stream->faded = NULL;
+	if (stream->death)
+		weight_restore(stream->process.pid);
+}
+
+/* Only while its death is watched: its number is its own until then. */
+static void fade(struct stream *stream)
+{
+	if (!stream->death || stream->faded)
+		return;
+	weight_fade(stream->process.pid);
+	stream->faded = loop_timer_set(stream->loop, WEIGHT_FADED_MS, on_faded, stream);
+}
+
+void stream_dismiss(struct stream *stream)
+{
+	fade(stream);
+	stream_command(stream, "quit");
+}
+
 /* Kills it where its number is known, and waits for its death without holding anybody up: a child wants to be reaped. */
 static void doom(struct stream *stream)
 {
 	stream->doomed = true;
 	if (stream->process.pidfd < 0)
 		return; /* found, and its hello has not come yet */
+	fade(stream);
 	process_kill(&stream->process);
 	lines_free(STEAL(stream->lines));
 	if (!stream->death)

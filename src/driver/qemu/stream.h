@@ -43,6 +43,8 @@ int stream_take_qemu_fd(const struct stream *stream);
 
 /* Its guest stands still: from now on it comes before what else this machine does. */
 void stream_hurry(const struct stream *stream);
+/* Its work is done: it may end, and comes after all else in doing so. */
+void stream_dismiss(struct stream *stream);
 
 /* Takes over the command. */
 void stream_send(struct stream *stream, json_t *command);
