@@ -58,6 +58,14 @@ static json_t *validated_members(struct load *load)
 	return members;
 }
 
+static void on_whole(void *ctx)
+{
+	struct load *load = ctx;
+
+	load->figures.validated_ns = clock_real_ns();
+	control_post(load->control, "validated", validated_members(load), CONTROL_GOES_ON);
+}
+
 /* On the server's thread. A cancel that was accepted before wins: the guest must not be believed loaded after it. */
 static void on_loaded(void *ctx)
 {
@@ -94,7 +102,12 @@ static int validate(struct load *load, struct err *err)
 {
 	const struct load_params *params = &load->params;
 
-	if (state_load(load->dir_fd, params->expect, params->ram_bytes, &load->state, err))
+	/* In a move the sums are checked while QEMU takes its devices. */
+	bool later = load->socket >= 0 && !params->eager && !params->verify_all;
+	int (*step)(int, const json_t *, uint64_t, struct state *, struct err *) =
+		later ? state_load_devices : state_load;
+
+	if (step(load->dir_fd, params->expect, params->ram_bytes, &load->state, err))
 		return -1;
 	load->have_state = true;
 	if (params->verify_all && state_verify_ram(&load->state, &load->verified_pages, &load->cancelled, err))
@@ -105,7 +118,7 @@ static int validate(struct load *load, struct err *err)
 static int serve(struct load *load, struct err *err)
 {
 	const struct server_events events = {
-		.ctx = load, .loaded = on_loaded, .settled = on_settled, .stalled = on_stalled};
+		.ctx = load, .whole = on_whole, .loaded = on_loaded, .settled = on_settled, .stalled = on_stalled};
 	struct page_server *server = page_server_new(&load->state, load->socket, load->params.eager, &events, err);
 
 	if (!server)
@@ -166,12 +179,10 @@ static void *load_main(void *arg)
 		post_failed(load, &err);
 		return NULL;
 	}
-	load->figures.validated_ns = clock_real_ns();
 	if (load->socket < 0) {
 		control_post(load->control, "checked", validated_members(load), CONTROL_DONE);
 		return NULL;
 	}
-	control_post(load->control, "validated", validated_members(load), CONTROL_GOES_ON);
 	if (serve(load, &err))
 		post_failed(load, &err);
 	else

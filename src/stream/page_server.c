@@ -5,6 +5,7 @@
 #include "stream/push_order.h"
 #include "stream/return_path.h"
 #include "stream/sums.h"
+#include "stream/sums_task.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -34,8 +35,10 @@ struct page_server {
 	struct server_events events;
 	struct server_counters counters;
 	atomic_bool stopped;
+	struct sums_task sums_task;
 	struct page_reader reader;
-	bool have_reader;
+	bool have_reader; /* the state is whole: pages may be sent */
+	bool early_pong;  /* QEMU had the devices before that */
 	bool settled;
 	bool finished; /* the final word was said */
 
@@ -313,7 +316,7 @@ static int finish(struct page_server *server, struct err *err)
 /* Decides what is sent next; leaves out_size 0 when there is nothing. */
 static int out_compose(struct page_server *server, struct err *err)
 {
-	if (server->counters.phase != SERVER_FILLING)
+	if (server->counters.phase != SERVER_FILLING || !server->have_reader)
 		return 0;
 	server->part.size = 0;
 	server->part_asked = 0;
@@ -438,6 +441,9 @@ static int loaded(struct page_server *server, struct err *err)
 {
 	if (server->counters.loaded)
 		return 0;
+	server->early_pong = !server->have_reader;
+	if (server->early_pong)
+		return 0;
 	/* From here on the guest may run, and no page can be given up. */
 	if (page_reader_be_patient(&server->reader, err))
 		return -1;
@@ -521,8 +527,30 @@ static int buffers_init(struct page_server *server, struct err *err)
 	return 0;
 }
 
+/* The sums hold. */
+static int pages_begin(struct page_server *server, struct err *err)
+{
+	if (push_order_init(&server->order, server->state, server->eager, server->wake_fd, err) ||
+		page_reader_init(&server->reader, server->state, server->wake_fd, on_stall, server, err))
+		return -1;
+	server->have_reader = true;
+	server->events.whole(server->events.ctx);
+	return server->early_pong ? loaded(server, err) : 0;
+}
+
+static int sums_look(struct page_server *server, struct err *err)
+{
+	if (!sums_task_over(&server->sums_task))
+		return 0;
+	if (server->sums_task.result) {
+		*err = server->sums_task.err;
+		return -1;
+	}
+	return pages_begin(server, err);
+}
+
 struct page_server *page_server_new(
-	const struct state *state, int socket, bool eager, const struct server_events *events, struct err *err)
+	struct state *state, int socket, bool eager, const struct server_events *events, struct err *err)
 {
 	struct page_server *server = calloc(1, sizeof(*server));
 	int send_buffer = SERVER_SEND_BUFFER;
@@ -540,13 +568,12 @@ struct page_server *page_server_new(
 		setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof(send_buffer));
 	bool full;
 	/* First of all the head: QEMU has work from its first bytes on. */
-	if (buffers_init(server, err) || out_send(server, &full, err) ||
-		push_order_init(&server->order, state, eager, server->wake_fd, err) ||
-		page_reader_init(&server->reader, state, server->wake_fd, on_stall, server, err)) {
+	if (buffers_init(server, err) || out_send(server, &full, err) || (state->sums && pages_begin(server, err))) {
 		page_server_free(server);
 		return NULL;
 	}
-	server->have_reader = true;
+	if (!state->sums)
+		sums_task_begin(&server->sums_task, state, server->wake_fd);
 	return server;
 }
 
@@ -554,6 +581,7 @@ void page_server_free(struct page_server *server)
 {
 	if (!server)
 		return;
+	sums_task_fini(&server->sums_task);
 	if (server->have_reader)
 		page_reader_fini(&server->reader);
 	push_order_fini(&server->order);
@@ -585,7 +613,8 @@ int page_server_run(struct page_server *server, struct err *err)
 
 		if (server->stopped)
 			return err_set(err, ERR_CANCELLED, "given up");
-		if (in_receive(server, err) || page_reader_failure(&server->reader, err))
+		if (sums_look(server, err) || in_receive(server, err) ||
+			(server->have_reader && page_reader_failure(&server->reader, err)))
 			return -1;
 		size_t before = server->out_size;
 		uint64_t sent = server->counters.sent_bytes;
@@ -602,7 +631,7 @@ int page_server_run(struct page_server *server, struct err *err)
 		if (fds[1].revents && read(server->wake_fd, &count, sizeof(count)) < 0)
 			continue;
 		uint64_t now = clock_mono_ns();
-		if (now - watched_ns > WATCH_MS * UINT64_C(1000000)) {
+		if (server->have_reader && now - watched_ns > WATCH_MS * UINT64_C(1000000)) {
 			page_reader_watch(&server->reader);
 			watched_ns = now;
 		}

@@ -57,6 +57,7 @@ struct server_counters {
 /* On the server's thread, but stalled on any. */
 struct server_events {
 	void *ctx;
+	void (*whole)(void *ctx); /* the sums hold too: only now can `loaded` follow */
 	void (*loaded)(void *ctx);
 	void (*settled)(void *ctx); /* the guest had its first moments: from here on the mass of the memory is sent */
 	void (*stalled)(void *ctx, const char *why); /* NULL: over */
@@ -64,9 +65,10 @@ struct server_events {
 
 struct page_server;
 
-/* socket stays the caller's. */
+/* socket stays the caller's. A state that has no sums yet (state_load_devices) gets them while QEMU is already busy with
+ * what comes before the pages; until they hold no page is sent and nothing counts as loaded. */
 struct page_server *page_server_new(
-	const struct state *state, int socket, bool eager, const struct server_events *events, struct err *err);
+	struct state *state, int socket, bool eager, const struct server_events *events, struct err *err);
 /* Not while page_server_run is under way. Waits for reads, which may hang: a process that ends need not call it. */
 void page_server_free(struct page_server *server);
 

@@ -29,6 +29,10 @@ struct state {
  * that a manifest cannot make us take memory for terabytes of holes. ERR_CORRUPT, ERR_UNFIT or what the system said;
  * *state is then void. */
 int state_load(int dir, const json_t *expect, uint64_t ram_bytes, struct state *state, struct err *err);
+/* The same in two steps, for a QEMU that has work to do while the sums are read and checked: after the first one
+ * state->sums is NULL, and the state not yet known to be whole. */
+int state_load_devices(int dir, const json_t *expect, uint64_t ram_bytes, struct state *state, struct err *err);
+int state_load_sums(struct state *state, struct err *err);
 void state_fini(struct state *state);
 
 /* Reads every page that is not zero and compares its sum. done counts pages as it goes; ends early when *stop. */
