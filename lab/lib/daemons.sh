@@ -33,7 +33,8 @@ daemon_wait_ready() { # NODE DAEMON MEMBERS (0: any number, quorate or not)
 			deadline=$((SECONDS + $1))
 			# The file may be that of a daemon that was killed: what counts is who listens.
 			until ss -Hlx src /run/watari/api.sock | grep -q .; do
-				pgrep -x watarid > /dev/null && ((SECONDS < deadline)) || exit 1
+				# On a busy machine it is still its parent, or nice, for a moment.
+				((SECONDS < deadline)) && { ((SECONDS < 3)) || pgrep -x watarid > /dev/null; } || exit 1
 				sleep 0.05
 			done' ready "$daemon_deadline_s" || rc=1
 		((!rc)) || {
