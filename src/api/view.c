@@ -102,6 +102,32 @@ static json_t *devices_json(const struct cluster *cluster, uint32_t node)
 	return names;
 }
 
+/* VMs whose disks this node did not reach when it last looked. */
+static json_t *storage_lost_json(const struct cluster *cluster, uint32_t node)
+{
+	json_t *names = json_array();
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		if (cluster->vms[i].def.uuid[0] && (cluster->vms[i].storage_lost & node_bit(node)))
+			json_array_append_new(names, json_string(cluster->vms[i].def.name));
+	return names;
+}
+
+static json_t *storage_json(const struct cluster *cluster, const struct vm *vm)
+{
+	json_t *view = json_object();
+	json_t *nodes = json_array();
+
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (vm->storage_lost & node_bit(id))
+			json_array_append_new(nodes, node_name_json(cluster, id));
+	set(view, "not_reached_by", nodes);
+	set_number(view, "lost_ms", vm->storage_ms);
+	set(view, "asked", node_name_json(cluster, vm->storage_asked));
+	set_number(view, "ended_ms", vm->storage_end_ms);
+	return view;
+}
+
 json_t *view_node(struct api *api, const struct node *node)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
@@ -131,6 +157,7 @@ json_t *view_node(struct api *api, const struct node *node)
 	set(view, "boot_id", json_string(node->facts.boot_id));
 	set(view, "fencing", fencing_json(cluster, &node->fence));
 	set(view, "fence_devices", devices_json(cluster, node->id));
+	set(view, "storage_lost", storage_lost_json(cluster, node->id));
 	json_t *bridges = json_array();
 	for (uint32_t i = 0; i < node->facts.bridge_count; i++)
 		json_array_append_new(bridges, json_string(node->facts.bridges[i].name));
@@ -187,6 +214,8 @@ json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 	set_number(view, "changed_index", vm->changed_index);
 	if (vm->saved.status != SAVED_NONE)
 		set(view, "saved", saved_json(cluster, &vm->saved));
+	if (vm->storage_lost)
+		set(view, "storage", storage_json(cluster, vm));
 	set(view, "definition", definition_to_json(cluster, &vm->def));
 	return view;
 }

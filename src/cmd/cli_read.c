@@ -200,7 +200,7 @@ int run_node_show(struct cli *cli)
 {
 	CLEANUP_JSON json_t *node = NULL;
 	char a[UNITS_BYTES], b[UNITS_BYTES], since[UNITS_BYTES];
-	const json_t *bridge, *device;
+	const json_t *bridge, *device, *name;
 	size_t i;
 
 	if (cli_call(cli, "node.show", json_pack("{s:s}", "node", cli->operands[0]), &node) < 0)
@@ -217,6 +217,9 @@ int run_node_show(struct cli *cli)
 	if (json_string_length(json_object_get(node, "reason")))
 		printf("          %s\n", member_text(node, "reason"));
 	printf("VMs       %llu\n", (unsigned long long)member_number(node, "vms"));
+	json_array_foreach(json_object_get(node, "storage_lost"), i, name) printf(
+		"storage   the disks of %s were not reached: mend the path, then it may run here again\n",
+		json_string_value(name));
 	printf("memory    %s for VMs, %s given out\n", units_mib(a, member_number(node, "memory_mib")),
 		units_mib(b, member_number(node, "memory_used_mib")));
 	printf("CPUs      %llu\n", (unsigned long long)member_number(node, "vcpus"));
@@ -286,6 +289,16 @@ static void print_devices(const json_t *definition)
 			member_text(definition, "initrd"), member_text(definition, "append"));
 }
 
+static void print_storage(const json_t *storage)
+{
+	const json_t *node;
+	size_t i;
+
+	json_array_foreach(json_object_get(storage, "not_reached_by"), i, node)
+		printf("storage   its disks were not reached by %s: mend its path to them ('watari node show %s')\n",
+			json_string_value(node), json_string_value(node));
+}
+
 static void print_vm(const struct cli *cli, const json_t *vm)
 {
 	const json_t *definition = json_object_get(vm, "definition");
@@ -300,6 +313,7 @@ static void print_vm(const struct cli *cli, const json_t *vm)
 	if (json_object_get(vm, "note"))
 		printf("note      %s\n", member_text(vm, "note"));
 	printf("node      %s\n", member_text(vm, "node"));
+	print_storage(json_object_get(vm, "storage"));
 	if (member_number(vm, "task"))
 		printf("task      %llu, to %s\n", (unsigned long long)member_number(vm, "task"),
 			member_text(vm, "target"));

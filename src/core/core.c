@@ -134,6 +134,7 @@ static void view_step(struct step *step)
 			node_touch(step, node, NODE_JOINING, "joined the view, its facts are awaited");
 			/* Its fencing is over; the proof is kept until its boot id says whether it was true. */
 			node->fence = (struct fencing){.proof = node->fence.proof};
+			node->stuck_ms = 0;
 		} else if (!in && (node->state == NODE_ONLINE || node->state == NODE_JOINING)) {
 			node_touch(step, node, NODE_LOST, "left the view");
 			node->down_ms = cluster->now_ms;
@@ -198,6 +199,8 @@ static void node_report_step(struct step *step)
 	if (returns)
 		quarantine_returns(step, node);
 	fence_node_returns(step, node, rebooted || !known);
+	if (rebooted)
+		storage_node_rebooted(step, node->id);
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
 		if (!vm->def.uuid[0] || vm->owner != node->id)
@@ -349,6 +352,8 @@ static void dispatch(struct step *step)
 	case EVENT_RESUMED:
 	case EVENT_FILLED:
 	case EVENT_STEP_FAILED:
+	case EVENT_STORAGE_LOST:
+	case EVENT_STORAGE_OK:
 		report_step(step);
 		return;
 	}

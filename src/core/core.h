@@ -88,6 +88,10 @@ struct duty {
 	bool report_resumed; /* RUN: the log waits for RESUMED(task) */
 	bool report_started; /* START, RUN: the log waits for STARTED(epoch) */
 	bool filling;	     /* RUN: the log waits for FILLED(epoch) */
+	bool storage_lost;   /* RUN: the log says that its disks are not reached here */
+	bool at_once;	     /* STOP: by SIGKILL, nothing of it may be written any more */
+	bool probe;	     /* NONE: report STORAGE_OK or STORAGE_LOST(probe_epoch) by what is found here */
+	uint64_t probe_epoch;
 };
 
 /* What node (1 … NODES_MAX) should be doing about cluster->vms[vm]. */
@@ -113,6 +117,9 @@ bool core_place_explain(
 
 /* The one saved-state directory of this VM that must be kept (a task number), or 0: all others may be deleted. */
 uint64_t core_state_kept(const struct cluster *cluster, uint32_t vm);
+
+/* Its node leaves the cluster by itself, and stays away while such a copy lives: only its end proves that of the copy. */
+bool core_must_leave(const struct cluster *cluster, uint32_t node);
 
 /* The member that cleans up after this VM: its owner, else the lowest member. */
 uint32_t core_janitor(const struct cluster *cluster, uint32_t vm);

@@ -8,6 +8,7 @@ static struct duty run_duty(const struct vm *vm)
 	struct duty duty = {.kind = DUTY_RUN, .epoch = vm->epoch, .task = vm->task, .filling = vm->filling};
 
 	duty.report_resumed = vm->phase == MOVE_RESUME || vm->phase == MOVE_RETURN;
+	duty.storage_lost = vm->storage_ms != 0;
 	if (vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch)
 		duty.state_task = vm->saved.task;
 	return duty;
@@ -30,7 +31,11 @@ static struct duty owner_duty(const struct vm *vm)
 		duty.kind = DUTY_HOLD;
 		return duty;
 	case VM_ONLINE:
-		return run_duty(vm);
+		if (!vm->storage_end_ms)
+			return run_duty(vm);
+		duty.kind = DUTY_STOP;
+		duty.at_once = true;
+		return duty;
 	case VM_MOVING:
 	case VM_SAVING:
 	case VM_RESTORING:
@@ -90,7 +95,9 @@ struct duty core_duty(const struct cluster *cluster, uint32_t index, uint32_t no
 		return owner_duty(vm);
 	if (vm->target == node)
 		return target_duty(vm);
-	return (struct duty){.kind = DUTY_NONE};
+	return (struct duty){.kind = DUTY_NONE,
+		.probe = vm->storage_asked == node && !vm->storage_ok_ms,
+		.probe_epoch = vm->epoch};
 }
 
 uint64_t core_state_kept(const struct cluster *cluster, uint32_t index)

@@ -193,7 +193,7 @@ static void decide(struct step *step, struct node *node, bool force)
 	if (!needed) {
 		fence_phase_set(step, node, FENCE_IDLE);
 		node_say(step, node, "it owned no VM, so it is not fenced");
-	} else if ((cluster->ring & node_bit(node->id)) && !force) {
+	} else if ((cluster->ring & node_bit(node->id)) && !force && !node->stuck_ms) {
 		fence_phase_set(step, node, FENCE_GRACE);
 		node_say(step, node,
 			"its daemon is away, its machine is in the ring: its guests are left alone "
@@ -213,6 +213,17 @@ static void decide(struct step *step, struct node *node, bool force)
 	} else {
 		run_level(step, node, level);
 	}
+}
+
+bool fence_may_prove(const struct cluster *cluster, const struct node *node)
+{
+	uint32_t known = nodes_known(cluster);
+	uint32_t others = (uint32_t)__builtin_popcountll(cluster->members & ~node_bit(node->id));
+	bool device = next_level(cluster, node->id, 0) && nodes_taken(cluster, node) + 1 <= fence_limit(cluster);
+
+	if (2 * others > known)
+		return device || node->facts.watchdog_ms;
+	return device && known == 2 && others == 1;
 }
 
 void fence_begin(struct step *step, struct node *node)

@@ -53,6 +53,23 @@ bool place_beside(const struct cluster *cluster, struct core_plan *plan, const s
 void policy_run(struct step *step);
 void next_at(const struct step *step, uint64_t *next_ms, uint64_t at_ms);
 
+/* fence.c: were it to leave, whether a device or its watchdog could prove its end, and the others go on. */
+bool fence_may_prove(const struct cluster *cluster, const struct node *node);
+
+/* storage.c */
+void storage_report(struct step *step, struct vm *vm);
+/* Its owner does not reach its disks: what is due about that. */
+void storage_review(struct step *step, struct vm *vm, uint64_t *next_ms);
+/* The copy that was to end is dead. */
+void storage_ended(struct step *step, struct vm *vm);
+/* It does not run there any more, or is under way: what was known holds no more. */
+void storage_reset(struct step *step, struct vm *vm);
+/* Nobody asked for the start, and the node did not reach the disks: no fault of the VM's. */
+void storage_start_failed(struct step *step, struct vm *vm);
+/* No node can take it, some because they did not reach its disks: whether those may be tried again now. */
+bool storage_all_again(struct step *step, struct vm *vm, uint64_t *next_ms);
+void storage_node_rebooted(struct step *step, uint32_t node);
+
 /* quarantine.c */
 /* The node's machine left the ring, and nobody had asked for it. */
 void quarantine_left(struct step *step, struct node *node);

@@ -184,6 +184,8 @@ static bool place_may(
 {
 	if (vm->exhausted & node_bit(node))
 		return unfit(text, "its restarts on %s are used up", cluster_node_name(cluster, node));
+	if (vm->storage_lost & node_bit(node))
+		return unfit(text, "%s did not reach its disks", cluster_node_name(cluster, node));
 	return place_fits(cluster, plan, vm, node, text);
 }
 

@@ -145,6 +145,8 @@ static void look_at(struct step *step, struct vm *vm, struct found *found)
 	if (vm_is_suspect(vm) && vm->state == VM_ONLINE)
 		next_at(step, &found->next_ms, vm->run_ms + KILL_WINDOW_MS);
 	next_at(step, &found->next_ms, vm->retry_ms);
+	if (vm->storage_ms || vm->storage_lost)
+		storage_review(step, vm, &found->next_ms);
 	find_gate(step, vm, found);
 	if (is_starting(step->cluster, vm)) {
 		plan->starts[vm->target ? vm->target : vm->owner]++;
@@ -192,11 +194,11 @@ static bool stays(const struct step *step, const struct vm *vm)
 	uint32_t node = vm->last_owner;
 	bool at_will = !vm->killed && !vm->def.policy.preferred_count && !place_beside(cluster, step->plan, vm, node);
 
-	return node && (vm->deaths || at_will) && !(vm->exhausted & node_bit(node)) &&
+	return node && (vm->deaths || at_will) && !((vm->exhausted | vm->storage_lost) & node_bit(node)) &&
 	       place_fits(cluster, step->plan, vm, node, NULL);
 }
 
-static uint32_t choose(struct step *step, struct vm *vm)
+static uint32_t choose(struct step *step, struct vm *vm, struct found *found)
 {
 	const struct cluster *cluster = step->cluster;
 	bool said = vm->wait == WAIT_ROOM && !step->reword;
@@ -205,6 +207,8 @@ static uint32_t choose(struct step *step, struct vm *vm)
 	if (stays(step, vm))
 		return vm->last_owner;
 	uint32_t node = place_choose(cluster, step->plan, vm, 0, said || vm->state == VM_FAILED ? NULL : text);
+	if (!node && storage_all_again(step, vm, &found->next_ms))
+		node = place_choose(cluster, step->plan, vm, 0, said || vm->state == VM_FAILED ? NULL : text);
 	if (!node && !said && vm->state != VM_FAILED) {
 		reason_set(why, "%s: %s", vm->state == VM_SAVED ? "saved, waits for room" : "waits for room", text);
 		wait_for(step, vm, WAIT_ROOM, why);
@@ -259,7 +263,7 @@ static void run_queue(struct step *step, struct found *found)
 	place_count(step->cluster, plan);
 	for (uint32_t i = 0; i < plan->queue_count; i++) {
 		struct vm *vm = queue_vm(step, i);
-		uint32_t node = choose(step, vm);
+		uint32_t node = choose(step, vm, found);
 		plan->chosen[i] = (uint8_t)node;
 		if (!node)
 			continue;

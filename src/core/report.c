@@ -48,6 +48,10 @@ static void gone(struct step *step, struct vm *vm)
 		late(step, vm);
 		return;
 	}
+	if (vm->storage_end_ms && step->event->cause != GONE_GUEST_SHUTDOWN) {
+		storage_ended(step, vm);
+		return;
+	}
 	if (vm->phase == MOVE_LOAD) {
 		reason_set(why, "the sealed copy on %s ended", node);
 		vm_source_gone(step, vm, why);
@@ -65,6 +69,10 @@ static void gone(struct step *step, struct vm *vm)
 		task_end(step, vm, TASK_FAILED, "%s", why);
 		vm->want = WANT_OFF;
 		vm_went_off(step, vm, why);
+		return;
+	}
+	if (vm->state == VM_STARTING && !vm->task && step->event->code == ERR_IO) {
+		storage_start_failed(step, vm);
 		return;
 	}
 	task_trouble(step, vm, step->event->code);
@@ -231,4 +239,6 @@ void report_step(struct step *step)
 		filled(step, vm);
 	else if (event->kind == EVENT_STEP_FAILED)
 		step_failed(step, vm);
+	else if (event->kind == EVENT_STORAGE_LOST || event->kind == EVENT_STORAGE_OK)
+		storage_report(step, vm);
 }

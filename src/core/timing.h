@@ -29,9 +29,32 @@ enum {
 	FLAPS_MAX = 3, /* left the ring so often ... */
 	FLAP_PERIOD_MS = 3600 * 1000, /* ... within this: quarantined */
 	QUARANTINE_MS = 3600 * 1000,
+
+	STORAGE_ASK_MS = 3 * 1000,	/* see below */
+	STORAGE_GRACE_MS = 10 * 1000,
+	STORAGE_ANSWER_MS = 10 * 1000,
+	STORAGE_CONFIRM_MS = 8 * 1000,
+	STORAGE_AGAIN_MS = 30 * 1000,
+	STORAGE_FORGET_MS = 10 * 60 * 1000,
+	STORAGE_KILL_MS = 15 * 1000,
 	KILLS_MAX = 2, /* nodes that died soon after a VM's start, one after the other: see quarantine.c */
 	KILL_WINDOW_MS = 5 * 60 * 1000,
 };
+
+/* A guest whose disks cannot be reached where it runs (core/storage.c). On one node:
+ *     0.0 s   a write fails, QEMU pauses the guest, its node says so
+ *     3.0 s   n2 is asked whether it reaches them (ASK): a path that comes back at once disturbs nobody
+ *     3.1 s   it does
+ *     11.1 s  the owner has had its time to see the end of a fault that ended for all (CONFIRM), and has not said so; the guest
+ *             was away for as long as it is let (GRACE): its QEMU is killed. The node tries a paused guest every 2 s, and
+ *             knows that it runs 2 s later
+ *     11.2 s  it is proven dead, and starts on n2
+ * On all nodes for two minutes: n2 says no, n3 says no; from 3.1 s on nobody is left to ask, and everybody is asked anew every
+ * 30 s (AGAIN). Back at 120 s: n2, asked at 123 s, says yes; the owner had its guest run on at 122 s, and said so. Nothing
+ * happens. A storage that hangs can hold QEMU in the kernel, deaf to SIGKILL: 15 s (KILL) after it was to end, its node leaves the
+ * cluster, where that can be proven off; then as any lost node. A node that hangs says nothing: after ANSWER it counts as one that says no. A node that did not reach a VM's disks is
+ * not tried with it again for 10 min (FORGET), so that no VM goes round faster than that. */
+enum { STORAGE_LOOK_MS = 2000 }; /* of the driver, at a paused guest */
 
 /* How corosync loses a node. The token is lost after `token` (T) without it; those who still hear each other agree after
  * `consensus`, 1.2 T, that it is gone: 2.2 T from the cord to the new view (measured: 2.3 s at T = 1 s). T is the real
@@ -131,5 +154,6 @@ _Static_assert(TIMING_DETECT_MS(1000) + WATCHDOG_SYNC_MS < WATCHDOG_DEFAULT_MS -
 	"a healthy node feeds again, after the loss of another one, before it would kill its guests");
 _Static_assert(TIMING_KILL_MS(WATCHDOG_MIN_MS) < WATCHDOG_MIN_MS, "there is time between the last feed and the kill");
 
+_Static_assert(STORAGE_CONFIRM_MS >= 3 * STORAGE_LOOK_MS, "a guest that runs on again is known to, before it would be ended");
 _Static_assert(KILL_WINDOW_MS <= FAILBACK_STABLE_MS, "nothing goes home to a node whose fate is open");
 _Static_assert(LOAD_LIMIT_MS < PREPARE_LIMIT_MS, "a stopped guest must not wait longer than a running one");

@@ -75,6 +75,8 @@ void vm_go(struct step *step, struct vm *vm, enum vm_state state, enum move_phas
 	change->to_phase = phase;
 	if (vm->state != state)
 		vm->since_ms = step->cluster->now_ms;
+	if (vm->storage_ms && state != VM_ONLINE)
+		storage_reset(step, vm);
 	vm->state = state;
 	vm->phase = phase;
 	vm->wait = WAIT_NONE;

@@ -151,6 +151,11 @@ struct local {
 	uint64_t report_term;
 	uint64_t purged_index; /* changed_index + 1 for which states were purged */
 	uint64_t purged_kept;
+	/* The last look at its disks, from a node on which it does not run. */
+	uint64_t probe_epoch; /* for which it was asked; 0: not yet */
+	bool probed;	      /* and answered: */
+	enum err_code probe_code;
+	char probe_text[REASON_BYTES];
 	bool dirty;
 };
 
@@ -217,6 +222,7 @@ struct engine {
 	uint64_t seq;
 	struct pending *pending;
 	struct local *locals;
+	bool stuck; /* out of the view by core_must_leave */
 	uint64_t facts_sent_ms;
 	struct loop_timer *tick_timer;
 	struct loop_timer *look_timer;
@@ -236,6 +242,9 @@ struct engine {
 	struct engine_progress *progress;
 	uint64_t dropped; /* messages that were not understood, or not meant for us */
 };
+
+/* reconcile.c: this node left for a QEMU that does not die, and that is here still. */
+bool reconcile_is_stuck(struct engine *engine);
 
 /* engine.c */
 void engine_trace(struct engine *engine, const char *format, ...) PRINTF_LIKE(2, 3);

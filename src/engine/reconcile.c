@@ -120,6 +120,43 @@ static void do_start(const struct look *look)
 		hv->ops->start(hv, &look->record->def, look->duty.epoch);
 }
 
+/* What the log says of the disks of a guest that runs here, against what the machine says. */
+static void report_storage(const struct look *look)
+{
+	bool lost = look->info.storage_lost;
+	struct event event = {
+		.kind = lost ? EVENT_STORAGE_LOST : EVENT_STORAGE_OK, .epoch = look->duty.epoch, .code = ERR_IO};
+
+	if (!lost)
+		event.code = ERR_NONE;
+	else
+		snprintf(event.text, sizeof(event.text), "%s", look->info.storage_text);
+	report(look, &event);
+}
+
+/* The disks of a VM that may be started here, if this node reaches them. */
+static void do_probe(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+	struct local *local = look->local;
+	uint64_t epoch = look->duty.probe_epoch;
+	struct event event = {.kind = EVENT_STORAGE_OK, .epoch = epoch};
+
+	if (local->probe_epoch != epoch) {
+		local->probe_epoch = epoch;
+		local->probed = false;
+		hv->ops->probe(hv, &look->record->def);
+	}
+	if (!local->probed)
+		return;
+	if (local->probe_code != ERR_NONE) {
+		event.kind = EVENT_STORAGE_LOST;
+		event.code = local->probe_code;
+		snprintf(event.text, sizeof(event.text), "%s", local->probe_text);
+	}
+	report(look, &event);
+}
+
 static void do_run(const struct look *look)
 {
 	struct hypervisor *hv = look->engine->ports.hypervisor;
@@ -142,6 +179,8 @@ static void do_run(const struct look *look)
 			report_simple(look, EVENT_RESUMED);
 		else if (duty->filling && !look->info.filling)
 			report_simple(look, EVENT_FILLED);
+		else if (look->record->state == VM_ONLINE && duty->storage_lost != look->info.storage_lost)
+			report_storage(look);
 		return;
 	case HV_COPYING:
 	case HV_SEALED:
@@ -179,8 +218,12 @@ static void do_shutdown(const struct look *look)
 
 static void do_stop(const struct look *look)
 {
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
 	if (look->info.state == HV_ABSENT)
 		report_gone(look, GONE_STOPPED);
+	else if (look->duty.at_once && hv->ops->destroy)
+		hv->ops->destroy(hv, look->record->def.uuid);
 	else
 		end_copy(look);
 }
@@ -260,6 +303,10 @@ static void look_at(struct engine *engine, uint32_t vm)
 	switch (look.duty.kind) {
 	case DUTY_NONE:
 		end_copy(&look);
+		if (look.duty.probe)
+			do_probe(&look);
+		else
+			look.local->probe_epoch = 0;
 		return;
 	case DUTY_HOLD:
 		/* Sealed: without its copy the source is no place to go back to. */
@@ -402,6 +449,28 @@ void reconcile_tick(struct engine *engine)
 		engine->tick_timer = loop_timer_set(engine->ports.loop, due > now ? due - now : 0, on_tick, engine);
 }
 
+static bool has_duty(struct duty duty)
+{
+	return duty.kind != DUTY_NONE || duty.probe;
+}
+
+bool reconcile_is_stuck(struct engine *engine)
+{
+	uint32_t self = engine->ports.group->node;
+	struct hv_info info;
+
+	for (uint32_t i = 0; engine->stuck && i < engine->cluster->vm_count; i++) {
+		const struct vm *vm = &engine->cluster->vms[i];
+		if (!vm->def.uuid[0] || vm->owner != self || !vm->storage_end_ms)
+			continue;
+		engine->ports.hypervisor->ops->inspect(engine->ports.hypervisor, vm->def.uuid, &info);
+		if (info.state != HV_ABSENT)
+			return true;
+	}
+	engine->stuck = false;
+	return false;
+}
+
 static void look_again(void *ctx)
 {
 	struct engine *engine = ctx;
@@ -417,8 +486,12 @@ static void look_again(void *ctx)
 	if (engine_acts(engine)) {
 		fence_look(engine);
 		end_unknown(engine);
+		if (core_must_leave(engine->cluster, engine->ports.group->node)) {
+			engine->stuck = true;
+			sync_leave(engine, "a QEMU here does not die, its storage hangs: this node is to be switched off");
+		}
 		for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
-			if (core_duty(engine->cluster, i, engine->ports.group->node).kind != DUTY_NONE)
+			if (has_duty(core_duty(engine->cluster, i, engine->ports.group->node)))
 				engine->locals[i].dirty = true;
 		reconcile_run(engine);
 	}
@@ -475,6 +548,12 @@ void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
 	case HV_EVENT_LOADED:
 	case HV_EVENT_FILLED:
 	case HV_EVENT_PROGRESS:
+	case HV_EVENT_STORAGE:
+		break;
+	case HV_EVENT_PROBED:
+		local->probed = true;
+		local->probe_code = event->err.code;
+		snprintf(local->probe_text, sizeof(local->probe_text), "%.200s", event->err.text);
 		break;
 	case HV_EVENT_RESUMED:
 		local->resumed_epoch = event->epoch;

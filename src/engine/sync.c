@@ -72,7 +72,7 @@ void sync_look(struct engine *engine)
 {
 	uint64_t now = loop_now_ms(engine->ports.loop);
 
-	if (engine->rejoin_ms && now >= engine->rejoin_ms && !engine->flush_since_ms) {
+	if (engine->rejoin_ms && now >= engine->rejoin_ms && !engine->flush_since_ms && !reconcile_is_stuck(engine)) {
 		engine->rejoin_ms = 0;
 		group_join(engine->ports.group);
 	} else if (!engine->rejoin_ms && engine->flush_since_ms &&

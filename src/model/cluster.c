@@ -72,6 +72,7 @@ static const struct field node_fields[] = {
 	SCHEMA_U64(12, node, left_ms),
 	SCHEMA_U64(13, node, left_before_ms),
 	SCHEMA_U64(14, node, quarantine_ms),
+	SCHEMA_U64(15, node, stuck_ms),
 };
 SCHEMA_DEFINE(node_schema, node, node_fields);
 
@@ -135,6 +136,13 @@ static const struct field vm_fields[] = {
 	SCHEMA_U64(27, vm, killed),
 	SCHEMA_U32(28, vm, last_owner),
 	SCHEMA_U64(29, vm, move_again_ms),
+	SCHEMA_U64(30, vm, storage_ms),
+	SCHEMA_U32(31, vm, storage_asked),
+	SCHEMA_U64(32, vm, storage_at_ms),
+	SCHEMA_U64(33, vm, storage_ok_ms),
+	SCHEMA_U64(34, vm, storage_end_ms),
+	SCHEMA_U64(35, vm, storage_lost),
+	SCHEMA_U64(36, vm, storage_forget_ms),
 };
 SCHEMA_DEFINE(vm_schema, vm, vm_fields);
 

@@ -181,6 +181,7 @@ struct node {
 	uint64_t down_ms; /* when it was last known to have gone, in whatever way */
 	uint64_t left_ms; /* when its machine last left the ring unplanned, */
 	uint64_t left_before_ms; /* and the time before that */
+	uint64_t stuck_ms; /* a QEMU here does not die, its storage hangs: it leaves the cluster, to be switched off; 0: no */
 	uint64_t quarantine_ms;	 /* flapping: no VM is placed there until this time; 0: none. Counted anew when it returns */
 };
 
@@ -243,6 +244,14 @@ struct vm {
 	uint32_t last_owner;
 	uint64_t deaths_ms;
 	uint64_t move_again_ms; /* a move has failed: none by itself before this time */
+	/* core/storage.c: its disks, from where it runs and from elsewhere. */
+	uint64_t storage_ms;	 /* ONLINE: since then its owner does not reach them; 0: it does */
+	uint32_t storage_asked;	 /* the node that is to find out whether it reaches them; 0: none */
+	uint64_t storage_at_ms;	 /* when it was asked; or, none: when all are asked anew, or tried for want of others */
+	uint64_t storage_ok_ms;	 /* when it said that it does; 0: it has not */
+	uint64_t storage_end_ms; /* its copy is being ended, to be started elsewhere, since then; 0: it is not */
+	uint64_t storage_lost;	 /* nodes that did not reach them, bit id - 1: it is not started there */
+	uint64_t storage_forget_ms; /* when they may be tried again */
 	uint64_t changed_index; /* of the event that last changed state, owner or phase */
 	char reason[REASON_BYTES];
 };

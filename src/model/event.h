@@ -36,7 +36,9 @@
 	X(EVENT_QUORUM_FORCED, "quorum-forced") /* node: where an administrator made the nodes that are here a quorum */ \
 	X(EVENT_FENCED, "fenced")	  /* report: target is proven dead; task: fencing.id, epoch: began_index; proof */ \
 	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */ \
-	X(EVENT_NODE_RESUME, "node-resume") /* target: its quarantine ends now */
+	X(EVENT_NODE_RESUME, "node-resume") /* target: its quarantine ends now */                                       \
+	X(EVENT_STORAGE_LOST, "storage-lost") /* report: node does not reach the disks of (vm, epoch); text has the fact */ \
+	X(EVENT_STORAGE_OK, "storage-ok")     /* report: it does, or does again */
 
 #define GONE_CAUSES(X)                                                                                                 \
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \

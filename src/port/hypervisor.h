@@ -35,6 +35,10 @@ struct hv_info {
 	uint64_t task;	/* of the copy or load under way or done; 0 */
 	bool filling; /* pages are still being read: from LOADED on, where the state is loaded on demand */
 	bool shutdown_asked;
+	/* RUNNING: the guest does not reach its disks: paused by an error that another node may not have, or waiting for them
+	 * for too long. Not: a full storage. The text is the fact. */
+	bool storage_lost;
+	char storage_text[REASON_BYTES];
 	/* COPYING: the copy of `task` has failed, and the guest, which was stopped for it, waits for run or kill. The code is
 	 * not ERR_NONE then. Level-triggered, since FAILED may have been told to a daemon that was not synced yet. */
 	enum err_code failed_code;
@@ -52,6 +56,8 @@ enum hv_event_kind {
 			      is paused, waiting for run() or kill(); a failed standby or load leaves no instance */
 	HV_EVENT_GONE,	   /* the process is proven dead; cause, err */
 	HV_EVENT_PROGRESS, /* figures and percent; volatile */
+	HV_EVENT_STORAGE,  /* hv_info.storage_lost has changed */
+	HV_EVENT_PROBED,   /* probe() of the VM's disks: err.code is ERR_NONE where all of them are reached */
 };
 
 struct hv_event {
@@ -104,6 +110,9 @@ struct hypervisor_ops {
 	/* Deletes this VM's saved states on the shared storage that were written by tasks below `below`, but that of task
 	 * keep (0: none is kept). In the background; `below` keeps it off a state that is begun meanwhile. */
 	void (*purge)(struct hypervisor *hv, const char *vm, uint64_t keep, uint64_t below);
+	/* Whether a VM that does not run here could have its disks here: opened as a start would, and read, within a time
+	 * limit. Answers with PROBED, always. */
+	void (*probe)(struct hypervisor *hv, const struct vm_def *def);
 };
 
 struct hypervisor {

@@ -168,7 +168,9 @@ void checks_tasks(struct sim *sim, const struct sim_node *node, const struct clu
 				node->id, task->vm, id, task_kind_name((int)task->kind));
 		else if (task->state == TASK_DONE)
 			check_done(sim, node, task, since_us);
-		else if (!task->text[0])
+		else if (task->kind == TASK_START && task->state == TASK_FAILED)
+			check_vm(sim, task->vm_uuid)->must_run = false; /* who asked for it knows, and decides */
+		if (task->state != TASK_RUNNING && task->state != TASK_DONE && !task->text[0])
 			sim_violation(sim, "I8: n%u: task %" PRIu64 " (%s %s) is %s without a reason", node->id, id,
 				task_kind_name((int)task->kind), task->vm, task_state_name((int)task->state));
 	}

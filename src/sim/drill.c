@@ -11,10 +11,11 @@
 enum {
 	SYNC_MS = 10 * 1000, /* a view's sync on the slowest disk and network that runs have */
 	START_MS = 5 * 1000, /* beside what the machine's own steps take */
+	PROBE_MS = 5 * 1000, /* a node that is asked whether it reaches disks (hypervisor_fake.c) */
 	FENCED_OFTEN = 4,    /* within the hour: the next time may be held for a person */
 };
 
-enum loss { LOSS_POWER, LOSS_NETWORK, LOSS_COROSYNC, LOSS_HANG, LOSS_KINDS };
+enum loss { LOSS_POWER, LOSS_NETWORK, LOSS_COROSYNC, LOSS_HANG, LOSS_DISKS, LOSS_DISKS_HANG, LOSS_KINDS };
 
 void drill_device(const struct drill_config *config, struct fence_device *device, uint32_t node, uint32_t level)
 {
@@ -44,11 +45,13 @@ void drill_define(struct sim *sim, const struct drill_config *config)
 			define_of(sim, config, id);
 }
 
-/* A daemon does not arm a watchdog that would end healthy nodes (timing.h). */
+/* A daemon does not arm a watchdog that would end healthy nodes (timing.h), or that proves nothing: with two_node. */
 static uint32_t armed_ms(const struct sim *sim, uint32_t node)
 {
 	uint32_t watchdog_ms = sim->nodes[node].watchdog_ms;
 
+	if (sim->config.two_node)
+		return 0;
 	return watchdog_ms >= timing_watchdog_needed_ms(sim_token_ms(sim)) ? watchdog_ms : 0;
 }
 
@@ -106,8 +109,12 @@ static void lose(struct sim *sim, uint32_t node, enum loss how)
 		sim_corosync_kill(sim, node, false);
 		break;
 	case LOSS_HANG:
-	case LOSS_KINDS:
 		sim_daemon_pause(sim, node, 0);
+		break;
+	case LOSS_DISKS:
+	case LOSS_DISKS_HANG:
+	case LOSS_KINDS:
+		sim_storage(sim, node, how == LOSS_DISKS ? STORAGE_ERROR : STORAGE_HANG);
 		break;
 	}
 }
@@ -117,12 +124,22 @@ static void expect_failover(struct sim *sim, uint32_t lost, uint64_t bound_ms)
 	uint64_t end_ms = sim_now_ms(sim) + bound_ms;
 	char why[512];
 
-	checks_failover_begin(sim, lost);
 	while (!sim->violation[0] && !checks_failover_done(sim, lost, why, sizeof(why))) {
 		if (sim_now_ms(sim) >= end_ms)
 			sim_violation(sim, "I6: %" PRIu64 " ms after n%u was lost %s", bound_ms, lost, why);
 		sim_run_ms(sim, 100);
 	}
+}
+
+/* A node on which a guest runs, where there is one. */
+static uint32_t one_that_runs(const struct sim *sim, uint32_t otherwise)
+{
+	const struct cluster *cluster = sim_newest(sim);
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		if (cluster->vms[i].def.uuid[0] && cluster->vms[i].state == VM_ONLINE)
+			return cluster->vms[i].owner;
+	return otherwise;
 }
 
 void drill_run(struct sim *sim, const struct drill_config *config, struct prng *dice)
@@ -134,6 +151,8 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 		return;
 	drill_define(sim, config);
 	sim_run_ms(sim, 2000);
+	if (how == LOSS_DISKS || how == LOSS_DISKS_HANG)
+		lost = one_that_runs(sim, lost);
 	if (sim->violation[0] || !is_room(sim, lost))
 		return;
 	uint64_t proof = proof_ms(sim, config, lost, dice);
@@ -144,6 +163,15 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 			return;
 		bound_ms += armed_ms(sim, lost);
 	}
+	if (how == LOSS_DISKS || how == LOSS_DISKS_HANG) {
+		/* Nodes that did not reach the disks before are not asked at first. The proof is QEMU's death, if it dies. */
+		bound_ms += STORAGE_AGAIN_MS + STORAGE_ASK_MS + PROBE_MS + STORAGE_CONFIRM_MS;
+		if (how == LOSS_DISKS_HANG)
+			bound_ms += STORAGE_KILL_MS + armed_ms(sim, lost);
+		else
+			proof = 1;
+	}
+	checks_failover_begin(sim, lost);
 	lose(sim, lost, how);
 	if (proof)
 		expect_failover(sim, lost, bound_ms);

@@ -76,6 +76,9 @@ static void mend_run(void *ctx)
 		sim_trace(sim, "# %s's machine goes on", node->name);
 		machine_hold(node->machine, false);
 		break;
+	case FAULT_STORAGE:
+		sim_storage(sim, mend->node, STORAGE_OK);
+		break;
 	case FAULT_KILL:
 	case FAULT_PAUSE:
 	case FAULT_BUSY:
@@ -314,6 +317,19 @@ static void machine_fault(struct faults *faults, enum fault_kind kind, uint32_t 
 	}
 }
 
+static void storage_lost(struct faults *faults, uint32_t node)
+{
+	struct sim *sim = faults->sim;
+	bool all = prng_chance(&faults->dice, 300);
+	enum machine_storage how = prng_chance(&faults->dice, 300) ? STORAGE_HANG : STORAGE_ERROR;
+	/* Often long enough for something to come of it (core/timing.h). */
+	uint64_t ms = prng_chance(&faults->dice, 500) ? prng_between(&faults->dice, 10000, 60000) : some_ms(faults);
+
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		if ((all || id == node) && mend_later(faults, FAULT_STORAGE, id, ms))
+			sim_storage(sim, id, how);
+}
+
 static void state_rots(struct faults *faults)
 {
 	uint32_t n = prng_below(&faults->dice, 3);
@@ -384,6 +400,9 @@ static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
 	case FAULT_DEVICE:
 	case FAULT_DEVICE_LIES:
 		device_fault(faults, kind, node);
+		break;
+	case FAULT_STORAGE:
+		storage_lost(faults, node);
 		break;
 	}
 }

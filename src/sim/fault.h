@@ -27,7 +27,8 @@
 	X(FAULT_FLAP, "a node's network comes and goes")                                                               \
 	X(FAULT_CLOCK, "a wall clock jumps")                                                                           \
 	X(FAULT_DEVICE, "a fence device does not do what it should")                                                   \
-	X(FAULT_DEVICE_LIES, "a fence device lies, or is wired to another node")
+	X(FAULT_DEVICE_LIES, "a fence device lies, or is wired to another node")                                       \
+	X(FAULT_STORAGE, "nodes do not reach their VMs' disks")
 
 enum fault_kind { FAULT_KINDS(CLUSTER_CONSTANT) };
 enum { FAULT_KIND_COUNT = FAULT_KINDS(CLUSTER_COUNT) };

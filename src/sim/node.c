@@ -361,6 +361,15 @@ bool sim_wipe_store(struct sim *sim, uint32_t id)
 	return true;
 }
 
+void sim_storage(struct sim *sim, uint32_t id, enum machine_storage storage)
+{
+	static const char *const how[] = {
+		[STORAGE_OK] = "are reached again", [STORAGE_ERROR] = "fail", [STORAGE_HANG] = "do not answer"};
+
+	sim_trace(sim, "# the disks of VMs on n%u %s", id, how[storage]);
+	machine_storage(sim->nodes[id].machine, storage);
+}
+
 void sim_clock_jump(struct sim *sim, uint32_t id, int64_t ms)
 {
 	struct sim_node *node = &sim->nodes[id];

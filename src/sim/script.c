@@ -245,6 +245,24 @@ static void do_release(struct sim *sim, uint32_t node, uint64_t number)
 	machine_hold(sim->nodes[node].machine, false);
 }
 
+static void do_storage_ok(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_storage(sim, node, STORAGE_OK);
+}
+
+static void do_storage_error(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_storage(sim, node, STORAGE_ERROR);
+}
+
+static void do_storage_hang(struct sim *sim, uint32_t node, uint64_t number)
+{
+	(void)number;
+	sim_storage(sim, node, STORAGE_HANG);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct sim *sim, uint32_t node, uint64_t number);
@@ -268,6 +286,9 @@ static const struct {
 	{"wipe", do_wipe},
 	{"hold", do_hold}, /* steps of its VMs do not end */
 	{"release", do_release},
+	{"storage-error", do_storage_error}, /* the disks of its VMs fail, */
+	{"storage-hang", do_storage_hang},   /* or do not answer; what is killed then does not die */
+	{"storage-ok", do_storage_ok},
 };
 
 static const char *const hv_words[] = {

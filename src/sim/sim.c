@@ -175,6 +175,7 @@ void sim_heal(struct sim *sim)
 		disk_hang(node->disk, false);
 		machine_set_fail_permille(node->machine, 0);
 		machine_hold(node->machine, false);
+		machine_storage(node->machine, STORAGE_OK);
 		node->kept_down = false;
 		sim_daemon_continue(sim, id);
 		sim_power_on(sim, id);

@@ -134,6 +134,7 @@ void sim_corosync_start(struct sim *sim, uint32_t node);
 /* An empty store, as an administrator gives it to a node whose own was refused; only while the others have a synced
  * quorum without it. False: not now. */
 bool sim_wipe_store(struct sim *sim, uint32_t node);
+void sim_storage(struct sim *sim, uint32_t node, enum machine_storage storage); /* the disks of its VMs */
 /* The definition of a device that switches this node, level 1, with the defaults. */
 void sim_fence_device(struct fence_device *device, const char *name, uint32_t node);
 /* The node has a watchdog, and its daemon is to arm it with this time; 0: it has none. */

@@ -294,6 +294,8 @@ static void step(void *ctx)
 	case HV_EVENT_GONE:
 		tell(guest, HV_EVENT_GONE, GONE_GUEST_SHUTDOWN, "powered off by the guest");
 		return;
+	case HV_EVENT_STORAGE:
+	case HV_EVENT_PROBED:
 	case HV_EVENT_SEALED:
 	case HV_EVENT_RESUMED:
 	case HV_EVENT_FAILED:
@@ -409,6 +411,13 @@ static void hv_kill(struct hypervisor *hv, const char *vm)
 	tell(guest, HV_EVENT_GONE, GONE_STOPPED, "ended");
 }
 
+static void hv_probe(struct hypervisor *hv, const struct vm_def *def)
+{
+	/* The disks of this world are everywhere; nobody in it asks. */
+	(void)hv, (void)def;
+	assert(!"a probe that nobody asked for");
+}
+
 static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint64_t below)
 {
 	(void)hv, (void)vm, (void)keep, (void)below;
@@ -437,6 +446,7 @@ static const struct hypervisor_ops hv_ops = {
 	.shutdown = hv_shutdown,
 	.kill = hv_kill,
 	.purge = hv_purge,
+	.probe = hv_probe,
 };
 
 /* Fence devices. */

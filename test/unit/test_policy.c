@@ -748,6 +748,93 @@ static void a_copy_decides_the_same(void **state)
 	free(copy);
 }
 
+static enum err_code storage(struct world *w, enum event_kind kind, uint32_t number, uint32_t node)
+{
+	struct event event = {.kind = kind, .node = node, .epoch = vm(w, number)->epoch};
+
+	uuid_of(number, event.vm);
+	strcpy(event.text, "input/output error");
+	return feed(w, &event);
+}
+
+/* Its owner does not reach the disks, n2 does: the order to end it is given, and its QEMU does not die. */
+static void hangs_for_good(struct world *w, uint32_t number)
+{
+	assert_int_equal(storage(w, EVENT_STORAGE_LOST, number, 1), ERR_NONE);
+	pass(w, STORAGE_ASK_MS);
+	assert_int_equal(vm(w, number)->storage_asked, 2);
+	assert_int_equal(storage(w, EVENT_STORAGE_OK, number, 2), ERR_NONE);
+	pass(w, STORAGE_CONFIRM_MS + 100);
+	assert_true(core_duty(w->cluster, number - 1, 1).at_once);
+	pass(w, STORAGE_KILL_MS + 100);
+	assert_int_equal(vm(w, number)->owner, 1);
+}
+
+/* Fencing would take the healthy one along: a person moves it away first. */
+static void a_node_stays_for_a_guest_that_is_well(void **state)
+{
+	struct world *w = world(state, 3);
+	struct event device = {.kind = EVENT_FENCE_SET, .fence = {.node = 1, .level = 1, .limit_ms = 10000}};
+
+	strcpy(device.fence.name, "ipmi-n1");
+	strcpy(device.fence.agent, "fence_ipmilan");
+	assert_int_equal(feed(w, &device), ERR_NONE);
+	for (uint32_t i = 1; i <= 2; i++) {
+		create(w, definition(i, 256));
+		run_on(w, i, 1);
+	}
+	hangs_for_good(w, 1);
+	assert_false(core_must_leave(w->cluster, 1));
+	assert_non_null(strstr(vm(w, 1)->reason, "vm2 runs well there"));
+	assert_int_equal(ask(w, EVENT_VM_MOVE, 2, 3), ERR_NONE);
+	moves(w, 2);
+	assert_true(core_must_leave(w->cluster, 1));
+}
+
+/* Leaving would only make the VM blocked: nothing could prove the node's end. */
+static void a_node_stays_where_nothing_proves_its_end(void **state)
+{
+	struct world *w = world(state, 3);
+
+	create(w, definition(1, 256));
+	run_on(w, 1, 1);
+	hangs_for_good(w, 1);
+	assert_false(core_must_leave(w->cluster, 1));
+	assert_non_null(strstr(vm(w, 1)->reason, "reboot n1"));
+}
+
+/* What was said of another epoch, by a node that nobody asked, or after the end was ordered, ends nothing and saves nothing. */
+static void late_words_about_disks_change_nothing(void **state)
+{
+	struct world *w = world(state, 3);
+
+	create(w, definition(1, 256));
+	run_on(w, 1, 1);
+	assert_int_equal(storage(w, EVENT_STORAGE_OK, 1, 2), ERR_PROTOCOL);
+	assert_int_equal(storage(w, EVENT_STORAGE_OK, 1, 1), ERR_PROTOCOL);
+	hangs_for_good(w, 1);
+	assert_int_equal(storage(w, EVENT_STORAGE_OK, 1, 1), ERR_PROTOCOL);
+	dies(w, 1);
+	assert_int_equal(vm(w, 1)->state, VM_STARTING);
+	assert_int_not_equal(vm(w, 1)->owner, 1);
+	assert_int_equal(vm(w, 1)->deaths, 0);
+}
+
+/* Nobody wants it started by itself elsewhere, so it is not ended. */
+static void priority_none_waits_for_its_disks(void **state)
+{
+	struct world *w = world(state, 3);
+	struct vm_def def = definition(1, 256);
+
+	def.priority = PRIORITY_NONE;
+	create(w, def);
+	run_on(w, 1, 1);
+	assert_int_equal(storage(w, EVENT_STORAGE_LOST, 1, 1), ERR_NONE);
+	pass(w, 60 * MINUTE_MS);
+	assert_int_equal(vm(w, 1)->storage_asked, 0);
+	assert_int_equal(vm(w, 1)->state, VM_ONLINE);
+}
+
 int main(void)
 {
 #define T(test) cmocka_unit_test_teardown(test, teardown)
@@ -773,6 +860,10 @@ int main(void)
 		T(priority_none_is_never_started_by_itself),
 		T(used_up_here_and_full_there_waits_for_either),
 		T(each_node_is_explained),
+		T(a_node_stays_for_a_guest_that_is_well),
+		T(a_node_stays_where_nothing_proves_its_end),
+		T(late_words_about_disks_change_nothing),
+		T(priority_none_waits_for_its_disks),
 		T(a_copy_decides_the_same),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

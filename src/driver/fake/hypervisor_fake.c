@@ -14,6 +14,8 @@ struct instance {
 	uint64_t epoch;
 	uint64_t task;
 	bool shutdown_asked;
+	bool starved;		     /* RUNNING: stopped, it does not reach its disks */
+	bool killed;		     /* and dies as soon as it does */
 	bool broken;		     /* COPYING: failed, the guest is stopped and waits for run or kill */
 	bool verify_all;
 	struct world_copy *copy;     /* NULL before it has executed */
@@ -22,6 +24,7 @@ struct instance {
 	struct timeline_item *step; /* the end of the step under way; NULL and state transient: held */
 	struct timeline_item *power; /* the guest powers off */
 	struct timeline_item *fill;
+	struct timeline_item *look; /* at its disks */
 };
 
 struct purge {
@@ -42,6 +45,7 @@ struct machine {
 	struct hypervisor_fake *driver;
 	struct news *news; /* on their way to the daemon */
 	bool holds;
+	enum machine_storage storage;
 	bool fail_next[HV_STOPPING + 1];
 };
 
@@ -152,6 +156,7 @@ static void instance_free(struct instance *instance)
 	timeline_cancel(machine->timeline, instance->step);
 	timeline_cancel(machine->timeline, instance->power);
 	timeline_cancel(machine->timeline, instance->fill);
+	timeline_cancel(machine->timeline, instance->look);
 	while (*at != instance)
 		at = &(*at)->next;
 	*at = instance->next;
@@ -235,6 +240,10 @@ static void start_done(struct instance *instance)
 	struct machine *machine = instance->machine;
 	struct world_guest *guest = world_guest(machine->world, instance->def.uuid, instance->def.name);
 
+	if (machine->storage != STORAGE_OK) {
+		instance_fail(instance, ERR_IO, "its disks are not reached");
+		return;
+	}
 	if (dice_fail(machine, HV_STARTING)) {
 		instance_fail(instance, ERR_UNFIT, "QEMU did not come up");
 		return;
@@ -255,6 +264,49 @@ static void standby_done(struct instance *instance)
 	tell(instance->machine, instance->def.uuid, event_of(instance, HV_EVENT_PREPARED));
 }
 
+/* While it waits for its disks the driver lets it try again and again. */
+static void look_at_disks(void *ctx);
+
+static void look_later(struct instance *instance)
+{
+	struct machine *machine = instance->machine;
+
+	timeline_cancel(machine->timeline, instance->look);
+	instance->look = timeline_after(machine->timeline,
+		1000 * (machine->config.exact ? 2000 : prng_between(machine->prng, 1, 2000)), look_at_disks, instance);
+}
+
+static void look_at_disks(void *ctx)
+{
+	struct instance *instance = ctx;
+	struct machine *machine = instance->machine;
+
+	instance->look = NULL;
+	if (instance->state != HV_RUNNING || !instance->starved)
+		return;
+	if (machine->storage != STORAGE_OK) {
+		look_later(instance);
+		return;
+	}
+	instance->starved = false;
+	if (!instance->copy->executes)
+		world_go_on(machine->world, instance->copy, instance->epoch);
+	tell(machine, instance->def.uuid, event_of(instance, HV_EVENT_STORAGE));
+}
+
+/* A guest that runs and does not reach its disks stops at its next write. */
+static void starve(struct instance *instance)
+{
+	struct machine *machine = instance->machine;
+
+	if (machine->storage == STORAGE_OK || instance->state != HV_RUNNING || !instance->copy || !instance->copy->executes)
+		return;
+	world_stop(machine->world, instance->copy, "its disks are not reached");
+	instance->starved = true;
+	tell(machine, instance->def.uuid, event_of(instance, HV_EVENT_STORAGE));
+	look_later(instance);
+}
+
 static void copy_failed(struct instance *instance, const char *why)
 {
 	struct machine *machine = instance->machine;
@@ -268,6 +320,7 @@ static void copy_failed(struct instance *instance, const char *why)
 		if (!instance->copy->executes)
 			world_go_on(machine->world, instance->copy, instance->epoch);
 		instance->state = HV_RUNNING;
+		starve(instance);
 	}
 	tell(machine, instance->def.uuid, failure(instance->task, instance->epoch, ERR_NO_SPACE, why));
 	if (!instance->broken)
@@ -279,6 +332,10 @@ static void copy_done(struct instance *instance)
 	struct machine *machine = instance->machine;
 	struct world_state *writing = world_state(machine->world, instance->def.uuid, instance->task);
 
+	if (machine->storage != STORAGE_OK) {
+		copy_failed(instance, "its disks are not reached");
+		return;
+	}
 	if (instance->copy->executes) {
 		if (dice_fail(machine, HV_COPYING)) {
 			copy_failed(instance, "no space left on the state storage");
@@ -341,7 +398,9 @@ static void step_done(void *ctx)
 		load_done(instance);
 		break;
 	case HV_STOPPING:
-		instance_die(instance, GONE_STOPPED, "ended as asked");
+		instance->killed = instance->copy && instance->machine->storage == STORAGE_HANG;
+		if (!instance->killed)
+			instance_die(instance, GONE_STOPPED, "ended as asked");
 		break;
 	case HV_ABSENT:
 	case HV_RUNNING:
@@ -422,7 +481,10 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.epoch = instance->epoch,
 		.task = instance->task,
 		.filling = is_filling(instance),
-		.shutdown_asked = instance->shutdown_asked};
+		.shutdown_asked = instance->shutdown_asked,
+		.storage_lost = instance->state == HV_RUNNING && instance->starved};
+	if (info->storage_lost)
+		snprintf(info->storage_text, sizeof(info->storage_text), "its disks are not reached");
 	if (instance->state != HV_COPYING || !instance->broken)
 		return;
 	info->failed_code = ERR_IO;
@@ -592,6 +654,7 @@ static void let_run(struct instance *instance, uint64_t epoch)
 	instance->state = HV_RUNNING;
 	instance->broken = false;
 	instance->figures.resumed_us = now_us(machine);
+	starve(instance);
 }
 
 static void fake_run(struct hypervisor *hv, const char *vm, uint64_t task, uint64_t epoch)
@@ -647,8 +710,20 @@ static void fake_destroy(struct hypervisor *hv, const char *vm)
 {
 	struct instance *instance = find(machine_of(hv), vm);
 
-	if (instance)
-		instance_die(instance, GONE_DIED, "killed: this node may be lost to the cluster");
+	if (instance && instance->machine->storage == STORAGE_HANG && instance->copy)
+		instance->killed = true; /* it waits for its disks, deaf to all */
+	else if (instance)
+		instance_die(instance, GONE_DIED, "killed at once, so that it can be started elsewhere");
+}
+
+static void fake_probe(struct hypervisor *hv, const struct vm_def *def)
+{
+	struct machine *machine = machine_of(hv);
+	struct hv_event event = {.kind = HV_EVENT_PROBED};
+
+	if (machine->storage != STORAGE_OK)
+		err_set(&event.err, ERR_IO, "its disks are not reached");
+	tell_after(machine, def->uuid, event, machine->config.exact ? 10000 : prng_between(machine->prng, 100, 5000000));
 }
 
 static void purge_run(void *ctx)
@@ -695,6 +770,7 @@ static const struct hypervisor_ops hv_ops = {
 	.kill = fake_kill,
 	.destroy = fake_destroy,
 	.purge = fake_purge,
+	.probe = fake_probe,
 };
 
 /* The machine. */
@@ -739,6 +815,7 @@ void machine_power_loss(struct machine *machine)
 	purges_drop(machine);
 	memset(machine->fail_next, 0, sizeof(machine->fail_next));
 	machine->holds = false;
+	machine->storage = STORAGE_OK;
 	while (machine->instances) {
 		world_die(machine->world, machine->instances->copy, "power loss");
 		instance_free(machine->instances);
@@ -753,6 +830,18 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille)
 void machine_fail_next(struct machine *machine, enum hv_state step)
 {
 	machine->fail_next[step] = true;
+}
+
+void machine_storage(struct machine *machine, enum machine_storage storage)
+{
+	machine->storage = storage;
+	for (struct instance *at = machine->instances, *next; at; at = next) {
+		next = at->next;
+		if (storage == STORAGE_OK && at->killed)
+			instance_die(at, GONE_DIED, "killed at once, so that it can be started elsewhere");
+		else
+			starve(at);
+	}
 }
 
 bool machine_kill_qemu(struct machine *machine, const char *vm)

@@ -40,6 +40,11 @@ void machine_fail_next(struct machine *machine, enum hv_state step);
 /* Steps that are under way or begin now do not end until it is false. */
 void machine_hold(struct machine *machine, bool holds);
 
+/* The disks of all its VMs are not reached, or are again: guests that run are stopped, and go on by themselves, some time after
+ * it is mended; starts and copies fail. hang: what is killed does not die before it is mended. */
+enum machine_storage { STORAGE_OK, STORAGE_ERROR, STORAGE_HANG };
+void machine_storage(struct machine *machine, enum machine_storage storage);
+
 /* Faults of one VM; false when it has no instance here in which that can happen. */
 bool machine_kill_qemu(struct machine *machine, const char *vm);
 bool machine_guest_poweroff(struct machine *machine, const char *vm);

@@ -450,6 +450,18 @@ static void on_self_stopped(struct instance *instance, const char *status)
 	call_off(instance, &err);
 }
 
+static void on_io_error(struct instance *instance, const json_t *data)
+{
+	char text[REASON_BYTES];
+
+	/* Full storage is full on every node. */
+	if (!json_is_true(json_object_get(data, "nospace"))) {
+		snprintf(text, sizeof(text), "a %.10s failed: %.100s", text_of(data, "operation"), text_of(data, "reason"));
+		storage_set(instance, true, text);
+	}
+	on_self_stopped(instance, "io-error");
+}
+
 static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64_t at_us)
 {
 	struct instance *instance = ctx;
@@ -469,5 +481,5 @@ static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64
 	else if (!strcmp(name, "GUEST_PANICKED"))
 		on_self_stopped(instance, "guest-panicked");
 	else if (!strcmp(name, "BLOCK_IO_ERROR") && !strcmp(text_of(data, "action"), "stop"))
-		on_self_stopped(instance, "io-error");
+		on_io_error(instance, data);
 }

@@ -7,6 +7,7 @@
  *	save.c	   copy; call_off.c: its end before its time
  *	load.c	   load, filling
  *	run.c	   letting run
+ *	storage.c  whether their disks are reached
  *	adopt.c	   finding what an earlier daemon has left running
  *
  *	facts.c	   what a saved state says of its machine
@@ -102,6 +103,8 @@ struct instance {
 	struct loop_timer *reconnect; /* of the monitor */
 	struct loop_timer *pause_timer;
 	const char *paused; /* a constant: why the guest stopped by itself; NULL: it did not */
+	bool storage_lost; /* storage.c */
+	char storage_text[REASON_BYTES];
 	enum ending ending;
 	struct err why;
 	struct copy copy;
@@ -134,6 +137,8 @@ struct qemu {
 	struct queued_event *events, **events_last;
 	struct loop_timer *events_timer, *log_timer;
 	bool log_trim_running;
+	struct storage_watch *watches;
+	struct loop_timer *watch_timer;
 };
 
 /* qemu.c */
@@ -200,6 +205,13 @@ void run_on_resume(struct instance *instance, uint64_t at_us);
 /* pause.c */
 /* QEMU says that the guest is stopped, for a reason of its own (a run state). False: none that is known. */
 bool pause_begin(struct instance *instance, const char *status);
+
+/* storage.c */
+void storage_begin(struct qemu *qemu);
+void storage_fini(struct qemu *qemu);
+void storage_probe(struct qemu *qemu, const struct vm_def *def);
+/* The guest does not reach its disks, or does again; text: the fact, where it does not. */
+void storage_set(struct instance *instance, bool lost, const char *text);
 
 /* adopt.c */
 int adopt_all(struct qemu *qemu, struct err *err);

@@ -40,6 +40,7 @@ static void on_status(void *ctx, const json_t *result, const struct err *err)
 		tell(instance);
 	} else {
 		instance->paused = NULL;
+		storage_set(instance, false, NULL);
 		loop_timer_cancel(instance->qemu->loop, STEAL(instance->pause_timer));
 		qemu_note(instance, "the guest runs on");
 	}

@@ -118,6 +118,9 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.filling = instance->record.filling,
 		.shutdown_asked = instance->record.shutdown_asked,
 	};
+	info->storage_lost = instance->state == HV_RUNNING && instance->storage_lost;
+	if (info->storage_lost)
+		memcpy(info->storage_text, instance->storage_text, sizeof(info->storage_text));
 	if (instance->state != HV_COPYING || instance->copy.phase != COPY_FAILED)
 		return;
 	info->failed_code = instance->copy.why.code ? instance->copy.why.code : ERR_IO;
@@ -244,11 +247,16 @@ static void op_destroy(struct hypervisor *hypervisor, const char *vm)
 
 	if (!instance)
 		return;
-	err_set(&why, ERR_UNAVAILABLE, "killed: this node may be lost to the cluster");
+	err_set(&why, ERR_UNAVAILABLE, "killed at once by this node, so that it can be started elsewhere");
 	if (instance->state != HV_STOPPING)
 		instance_end(instance, ENDING_FAILED, &why);
 	else if (instance->process.pidfd >= 0)
 		process_kill(&instance->process);
+}
+
+static void op_probe(struct hypervisor *hypervisor, const struct vm_def *def)
+{
+	storage_probe(of(hypervisor), def);
 }
 
 struct purge_job {
@@ -507,6 +515,7 @@ static const struct hypervisor_ops ops = {
 	.kill = op_kill,
 	.destroy = op_destroy,
 	.purge = op_purge,
+	.probe = op_probe,
 };
 
 struct hypervisor *qemu_new(const struct qemu_config *config, struct loop *loop, const struct hv_callbacks *callbacks,
@@ -528,6 +537,7 @@ struct hypervisor *qemu_new(const struct qemu_config *config, struct loop *loop,
 		return NULL;
 	}
 	qemu->log_timer = loop_timer_set(loop, LOG_LOOK_MS, on_log_look, qemu);
+	storage_begin(qemu);
 	return &qemu->hypervisor;
 }
 
@@ -540,6 +550,7 @@ void qemu_free(struct hypervisor *hypervisor)
 	while (qemu->instances)
 		instance_free(qemu->instances);
 	job_pool_free(qemu->jobs);
+	storage_fini(qemu);
 	loop_timer_cancel(qemu->loop, qemu->events_timer);
 	loop_timer_cancel(qemu->loop, qemu->log_timer);
 	for (struct queued_event *at = qemu->events, *next; at; at = next) {
