@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults drawn by seed against a real cluster: cords, cuts of both and of one direction, stopped and killed daemons, dead
-guests, a storage gone read-only; during moves as well. After each, everything is mended, and all VMs must run again.
+guests, a storage that is read-only, fails or hangs on one node, or fails on all; during moves as well. After each, everything is mended, and all VMs must run again.
 
 What must hold, seen from outside: never two copies of a VM (copies.py; the log that each guest keeps on its disk,
 writer.py), no VM forgotten, never a majority without power by our hand. A run prints its seed and what was done; the
@@ -81,8 +81,18 @@ class Campaign:
     def storage_readonly(self, node):
         self.lab.cut(node, "storage", "readonly")
 
+    def storage_error(self, node):
+        self.lab.cut(node, "storage", "error")
+
+    def storage_hang(self, node):
+        self.lab.cut(node, "storage", "hang")
+
+    def storage_lost_on_all(self, _):
+        for node in self.lab.nodes:
+            self.lab.cut(node, "storage", "error")
+
     KINDS = [cord, cut, cut_in, cut_out, loss, stop_watarid, stop_corosync, kill_watarid, kill_corosync, kill_qemu,
-             storage_readonly]
+             storage_readonly, storage_error, storage_hang, storage_lost_on_all]
 
     def move(self):
         """A move begun just before the fault, sometimes; it may be refused, and may fail."""
@@ -152,7 +162,7 @@ def most_off_at_once(lab):
 
 def campaign(seed, faults):
     print(f"seed {seed}, {faults} faults")
-    with Lab(nodes=3, watchdog=5000) as lab, Copies() as copies:
+    with Lab(nodes=3, watchdog=5000, storage_fuse=True) as lab, Copies() as copies:
         for node in lab.nodes:
             lab.cli("n1", "fence", "add", f"power-{node}", "--node", node, "--agent", "fence_lab", "--option", f"plug={node}")
         images = {name: boot(lab, name, index, lab.nodes[index]) for index, name in enumerate(VMS)}
