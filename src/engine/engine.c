@@ -100,6 +100,7 @@ int engine_start(struct engine *engine, const struct engine_ports *ports, struct
 	if (log_load(engine, err) < 0)
 		return -1;
 	engine->started = true;
+	engine->out_ms = loop_now_ms(ports->loop);
 	snprintf(engine->out_reason, sizeof(engine->out_reason), "waiting for the first view");
 	reconcile_look_again(engine);
 	selffence_start(engine);

@@ -123,6 +123,7 @@ struct pending {
 	uint8_t *bytes; /* the encoded event; sent again after a view change */
 	size_t size;
 	bool sent;
+	bool tried; /* sent at least once: it may be in the log */
 	engine_reply_fn *reply;
 	void *ctx;
 	struct loop_timer *timer;
@@ -196,6 +197,7 @@ struct engine {
 	struct group_view view;
 	bool in_group;
 	enum sync_state sync;
+	uint64_t out_ms; /* OUT: since when, of the loop */
 	uint64_t nonce;
 	uint64_t nonce_count;
 	uint64_t term;

@@ -113,6 +113,7 @@ static void pending_send(struct engine *engine, struct pending *pending)
 	struct message message = {.kind = MESSAGE_EVENT, .term = engine->term, .payload_size = pending->size};
 
 	pending->sent = engine_send(engine, &message, pending->bytes) == 0;
+	pending->tried |= pending->sent;
 }
 
 /* In the order of their numbers: the core takes a lower number than the last as a repetition. */
@@ -132,7 +133,7 @@ void service_view_lost(struct engine *engine)
 		pending->sent = false;
 }
 
-static void queue(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
+static struct pending *queue(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
 {
 	struct pending **at = &engine->pending;
 	bool waiting = false;
@@ -162,18 +163,47 @@ static void queue(struct engine *engine, const struct event *request, engine_rep
 	*at = pending;
 	if (engine->sync == SYNC_DONE && !waiting)
 		pending_send(engine, pending);
+	return pending;
+}
+
+static struct engine_reply refusal(const struct engine *engine)
+{
+	struct engine_reply refused = {.code = ERR_NO_QUORUM};
+
+	snprintf(refused.text, sizeof(refused.text), "this node cannot change the cluster: %s", engine->out_reason);
+	return refused;
+}
+
+static void on_grace_over(void *ctx)
+{
+	struct pending *pending = ctx;
+	struct engine *engine = pending->engine;
+
+	pending->timer = NULL;
+	if (engine->sync == SYNC_OUT && !pending->tried) {
+		struct engine_reply refused = refusal(engine);
+		pending_reply(engine, pending, &refused);
+		return;
+	}
+	pending->timer =
+		loop_timer_set(engine->ports.loop, ENGINE_REPLY_MS - ENGINE_GRACE_MS, on_reply_late, pending);
 }
 
 void engine_submit(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
 {
-	if (engine->sync == SYNC_OUT) {
-		struct engine_reply refused = {.code = ERR_NO_QUORUM};
-		snprintf(refused.text, sizeof(refused.text), "this node cannot change the cluster: %s",
-			engine->out_reason);
+	uint64_t out_for_ms = loop_now_ms(engine->ports.loop) - engine->out_ms;
+
+	if (engine->sync == SYNC_OUT && out_for_ms >= ENGINE_GRACE_MS) {
+		struct engine_reply refused = refusal(engine);
 		reply(ctx, &refused);
 		return;
 	}
-	queue(engine, request, reply, ctx);
+	struct pending *pending = queue(engine, request, reply, ctx);
+	if (engine->sync != SYNC_OUT)
+		return;
+	loop_timer_cancel(engine->ports.loop, pending->timer);
+	pending->timer =
+		loop_timer_set(engine->ports.loop, ENGINE_GRACE_MS - out_for_ms, on_grace_over, pending);
 }
 
 void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx)

@@ -76,9 +76,11 @@ struct engine_watcher {
 const struct cluster *engine_cluster(const struct engine *engine);
 void engine_get_status(const struct engine *engine, struct engine_status *status);
 
-/* The event's origin, times and number are filled in. The reply may come within the call when it is refused at once
- * (no quorum). It waits at most ENGINE_REPLY_MS; then ERR_TIMEOUT, and the outcome is unknown until looked up. */
-enum { ENGINE_REPLY_MS = 15000 };
+/* The event's origin, times and number are filled in. It waits at most ENGINE_REPLY_MS; then ERR_TIMEOUT, and the outcome
+ * is unknown until looked up. A change of the view takes a moment, in which nothing can be committed: a request waits for
+ * that. Where this node has been out of a quorate view for ENGINE_GRACE_MS it is refused (ERR_NO_QUORUM), and nothing of
+ * it was sent; the reply may come within the call then. */
+enum { ENGINE_REPLY_MS = 15000, ENGINE_GRACE_MS = 4000 };
 void engine_submit(struct engine *engine, const struct event *event, engine_reply_fn *reply, void *ctx);
 /* A dry run: what the core would answer to this request now, by feeding it to a copy of the committed cluster. Nothing
  * is sent, and what only the target's machine knows is not asked. */

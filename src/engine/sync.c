@@ -30,6 +30,8 @@ void sync_out(struct engine *engine, const char *why)
 {
 	bool was_in = engine->sync != SYNC_OUT;
 
+	if (was_in)
+		engine->out_ms = loop_now_ms(engine->ports.loop);
 	engine->sync = SYNC_OUT;
 	engine->last_of_two = false;
 	engine->view.quorate = false;

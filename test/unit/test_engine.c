@@ -483,7 +483,7 @@ static void a_member_that_was_away_catches_up(void **state)
 	ask(w, 1, (struct event){.kind = EVENT_VM_START, .target = 3});
 	assert_int_equal(web(w, 1)->state, VM_ONLINE);
 	cut(w, 3, true);
-	run_ms(w, 3000);
+	run_ms(w, ENGINE_GRACE_MS);
 	assert_int_equal(web(w, 1)->state, VM_BLOCKED);
 	assert_int_equal(web(w, 3)->state, VM_ONLINE); /* what it knew last */
 	assert_int_equal(ask(w, 3, (struct event){.kind = EVENT_VM_STOP}), ERR_NO_QUORUM);
@@ -513,6 +513,54 @@ static void a_request_survives_a_view_change(void **state)
 	assert_int_equal(replies, 1);
 	assert_int_equal(last_reply.code, ERR_NONE);
 	assert_non_null(web(w, 1));
+	all_equal(w);
+}
+
+/* While a node joins nobody has quorum for a moment; whoever asks just then does not want to hear of it. */
+static void a_request_waits_for_a_short_loss_of_quorum(void **state)
+{
+	struct world *w = *state;
+	struct event start = {.kind = EVENT_VM_START, .target = 1, .vm = WEB, .by = "root"};
+
+	create_web(w);
+	cut(w, 3, true);
+	replies = 0;
+	engine_submit(w->machines[3].engine, &start, on_reply, w);
+	run_ms(w, ENGINE_GRACE_MS - 1000);
+	assert_int_equal(replies, 0);
+	cut(w, 3, false);
+	run_ms(w, 3000);
+	assert_int_equal(replies, 1);
+	assert_int_equal(last_reply.code, ERR_NONE);
+	assert_int_equal(web(w, 1)->state, VM_ONLINE);
+	run_ms(w, ENGINE_REPLY_MS);
+	assert_int_equal(replies, 1);
+	all_equal(w);
+}
+
+/* Bounded by how long the node has been out, not by each request; and what was refused is not done later. */
+static void a_request_is_refused_when_quorum_stays_lost(void **state)
+{
+	struct world *w = *state;
+	struct event start = {.kind = EVENT_VM_START, .target = 1, .vm = WEB, .by = "root"};
+
+	create_web(w);
+	cut(w, 3, true);
+	run_ms(w, 1000);
+	replies = 0;
+	engine_submit(w->machines[3].engine, &start, on_reply, w);
+	run_ms(w, ENGINE_GRACE_MS - 1001);
+	assert_int_equal(replies, 0);
+	run_ms(w, 2);
+	assert_int_equal(replies, 1);
+	assert_int_equal(last_reply.code, ERR_NO_QUORUM);
+	assert_string_equal(last_reply.text, "this node cannot change the cluster: no quorum");
+	engine_submit(w->machines[3].engine, &start, on_reply, w);
+	assert_int_equal(replies, 2);
+	cut(w, 3, false);
+	run_ms(w, 5000);
+	assert_int_equal(replies, 2);
+	assert_int_equal(web(w, 1)->state, VM_OFF);
 	all_equal(w);
 }
 
@@ -564,6 +612,8 @@ int main(void)
 		T(a_saved_vm_goes_on_from_its_state),
 		T(a_member_that_was_away_catches_up),
 		T(a_request_survives_a_view_change),
+		T(a_request_waits_for_a_short_loss_of_quorum),
+		T(a_request_is_refused_when_quorum_stays_lost),
 		T(a_member_that_nobody_syncs_with_joins_anew),
 		T(a_copy_that_died_is_started_again_once),
 	};
