@@ -45,6 +45,18 @@ daemon_wait_ready() { # NODE DAEMON MEMBERS (0: any number, quorate or not)
 	esac
 }
 
+# Until this node's daemon is in sync and sees all nodes online: what is asked of it from then on meets no view that changes.
+daemon_wait_online() { # NODE NODES
+	enter "$1" bash -c '
+		deadline=$((SECONDS + $2))
+		until out=$(/run/lab/build/src/cmd/watari status -o json 2>&1) && grep -q "\"synced\": *true" <<< "$out" &&
+			grep -q "\"nodes_online\": *$1\>" <<< "$out"; do
+			((SECONDS < deadline)) || { printf "%s\n" "$out" | tail -n 20; exit 1; }
+			sleep 0.05
+		done' online "$2" "$quorum_deadline_s" >&2 ||
+		die 106 "$1: watarid does not see $2 nodes online after $quorum_deadline_s s (watari-lab logs $1 watarid)"
+}
+
 daemon_stop() { # NODE DAEMON SIGNAL: returns when it is gone
 	enter "$1" bash -c '
 		pkill "-$2" -x "$1" || exit 0
