@@ -75,7 +75,7 @@ static bool gate_set(const char *word)
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += SETTLE_MS / 1000;
 	pthread_mutex_lock(&gate.lock);
-	gate.mode = mode;
+	gate.mode = (enum mode)mode;
 	gate.slow_ms = slow_ms;
 	pthread_cond_broadcast(&gate.changed);
 	while (gate.mode != MODE_OK && gate.mode != MODE_SLOW && gate.under_way)
