@@ -124,6 +124,7 @@ struct pending {
 	size_t size;
 	bool sent;
 	bool tried; /* sent at least once: it may be in the log */
+	uint64_t due_ms; /* its answer, at the latest; also where a timer before was late */
 	engine_reply_fn *reply;
 	void *ctx;
 	struct loop_timer *timer;

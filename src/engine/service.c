@@ -157,6 +157,7 @@ static struct pending *queue(struct engine *engine, const struct event *request,
 	pending->reply = reply;
 	pending->ctx = ctx;
 	pending->engine = engine;
+	pending->due_ms = loop_now_ms(engine->ports.loop) + ENGINE_REPLY_MS;
 	pending->timer = loop_timer_set(engine->ports.loop, ENGINE_REPLY_MS, on_reply_late, pending);
 	for (; *at; at = &(*at)->next)
 		waiting |= !(*at)->sent;
@@ -185,8 +186,9 @@ static void on_grace_over(void *ctx)
 		pending_reply(engine, pending, &refused);
 		return;
 	}
-	pending->timer =
-		loop_timer_set(engine->ports.loop, ENGINE_REPLY_MS - ENGINE_GRACE_MS, on_reply_late, pending);
+	uint64_t now = loop_now_ms(engine->ports.loop);
+	pending->timer = loop_timer_set(
+		engine->ports.loop, pending->due_ms > now ? pending->due_ms - now : 0, on_reply_late, pending);
 }
 
 void engine_submit(struct engine *engine, const struct event *request, engine_reply_fn *reply, void *ctx)
