@@ -27,7 +27,7 @@ struct operand {
 };
 
 enum {
-	VERB_OPTS_MAX = 24,
+	VERB_OPTS_MAX = 32,
 	VERB_OPERANDS_MAX = 2,
 	VERB_EXAMPLES_MAX = 6,
 	GIVEN_MAX = 64,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The verbs that only look. */
-#include "cmd/cli.h"
+#include "cmd/cli_vm.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -324,6 +324,7 @@ static void print_vm(const struct cli *cli, const json_t *vm)
 	printf("machine   %s\n", member_text(definition, "machine"));
 	printf("priority  %s; when its node is shut down: %s\n", member_text(definition, "priority"),
 		member_text(definition, "offline_action"));
+	policy_print(definition);
 	print_devices(definition);
 }
 

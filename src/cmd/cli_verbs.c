@@ -52,6 +52,18 @@ const struct opt cli_task_opts[] = {
 	{"priority", 0, "LEVEL", "which VMs come first when there is not room for all", "high medium low none", 0, 0}, \
 	{"offline-action", 0, "ACTION", "what happens to it when its node is shut down", \
 		"save shutdown shutdown-forced turn-off", 0, 0}, \
+	{"preferred", 0, "NODES", "n1,n2: the first of these that can take it; none", 0, COMPLETE_NODE, 0}, \
+	{"possible", 0, "NODES", "n1,n2: it runs nowhere else; all", 0, COMPLETE_NODE, 0}, \
+	{"anti-affinity", 0, "LABEL", "LABEL[:soft|:hard]: VMs with the same label keep apart; hard: rather stay down than run " \
+		"beside another; none", 0, 0, 0}, \
+	{"restart-max", 0, "COUNT", "restarts of a guest that died on one node within --restart-period, then another node " \
+		"(default 1)", 0, 0, 0}, \
+	{"restart-period", 0, "SPAN", "the time in which they are counted: 90s, 15m (the default), 2h", 0, 0, 0}, \
+	{"retry-after", 0, "SPAN", "used up on all nodes: failed, and tried again after this (default 1h; 0: never)", 0, 0, 0}, \
+	{"failback", 0, "WHEN", "back to a preferred owner: never (the default), now, or 22-4: between these hours, UTC", \
+		0, 0, 0}, \
+	{"start-order", 0, "NUMBER", "1 is first: a VM waits for those with a lower one; 0: waits for none", 0, 0, 0}, \
+	{"start-delay", 0, "SPAN", "when it runs, those with a higher order wait so much longer", 0, 0, 0}, \
 	{"file", 'f', "FILE", "take the definition from this file, or from stdin where it is '-'; the other options are " \
 		"applied on top", 0, COMPLETE_FILE, 0}
 
@@ -199,16 +211,21 @@ const struct verb cli_verbs[] = {
 			"watari vm create web --memory 2G --vcpus 2 --disk /srv/vm/web.qcow2 --network br0",
 			"watari vm create tiny --memory 256M --kernel /srv/vm/vmlinuz --initrd /srv/vm/initrd --append console=ttyS0",
 			"watari vm create --file web.json",
-			"watari vm create web2 --file web.json --memory 4G --dry-run"}},
+			"watari vm create web2 --file web.json --memory 4G --dry-run",
+			"watari vm create db --memory 4G --disk /srv/vm/db.qcow2 --priority high --preferred n1,n2 --failback 22-4 "
+				"--anti-affinity db:hard --start-order 1 --start-delay 30s"}},
 	{.noun = "vm", .name = "edit", .operands = {VM}, .run = run_vm_edit, .changes = true,
-		.summary = "change the definition of a VM that is off",
-		.text = "With options changes what they name: --disk and --network add a device, --remove takes one away by its id. "
+		.summary = "change the definition of a VM",
+		.text = "What its machine is built of may change while it is off; its policy (priority, offline action, owners, "
+			"anti-affinity, restarts, failback, start order) at any time. With options changes what they name: --disk and --network add a device, --remove takes one away by its id. "
 			"Without any opens the definition as JSON in $VISUAL or $EDITOR. An edit that somebody else made in the "
 			"meantime is not overwritten.",
 		.opts = {DEFINITION_OPTS,
 			{"remove", 0, "ID", "take away the disk or network with this id (disk0, net0)", 0, 0, true},
 			{"name", 0, "NAME", "give it another name", 0, 0, 0}},
-		.examples = {"watari vm edit web --memory 4G --vcpus 4", "watari vm edit web --remove disk1",
+		.examples = {"watari vm edit web --memory 4G --vcpus 4",
+			"watari vm edit web --priority high --preferred n1,n2 --failback now --restart-max 3",
+			"watari vm edit web --possible all --anti-affinity none", "watari vm edit web --remove disk1",
 			"EDITOR=nano watari vm edit web"}},
 	{.noun = "vm", .name = "start", .operands = {VM}, .run = run_vm_start, .changes = true, .has_task = true,
 		.summary = "start a VM; a saved one goes on where it was",

@@ -110,7 +110,7 @@ int definition_apply(struct cli *cli, json_t *definition)
 			apply_device(cli, definition, given) < 0)
 			return -1;
 	}
-	return apply_numbers(cli, definition);
+	return apply_numbers(cli, definition) < 0 ? -1 : policy_apply(cli, definition);
 }
 
 int definition_read(struct cli *cli, const char *path, json_t **definition)

@@ -15,3 +15,7 @@ int definition_edit(struct cli *cli, json_t *was, json_t *edited, const char *do
 
 /* Lets the user edit was in $VISUAL or $EDITOR; what cannot be used is kept and named. */
 int edit_in_editor(struct cli *cli, const char *name, json_t *was, const char *done);
+
+/* cli_policy.c: the options of a policy, applied to the definition's; and what 'vm show' says of it. */
+int policy_apply(struct cli *cli, json_t *definition);
+void policy_print(const json_t *definition);

@@ -101,6 +101,28 @@ def test_a_vm_lives_its_life(shell):
     assert "web: online -> moving (prepare): asked by root, to n2" in log
 
 
+def test_a_policy_is_set_by_options_and_shown(shell):
+    shell.create("web", "--priority", "high", "--preferred", "n2,n1", "--failback", "22-4", "--restart-max", "0",
+                 "--anti-affinity", "db:hard", "--start-order", "2", "--start-delay", "30s", "--offline-action", "shutdown")
+    policy = shell.json("vm", "show", "web")["definition"]["policy"]
+    assert policy["preferred"] == ["n2", "n1"] and policy["failback"] == "window" and policy["anti_affinity_hard"]
+    assert policy["restart_period_s"] == 900 and "restart_max" not in policy  # zero, not the default
+    text = shell.ok("vm", "show", "web")
+    for line in ("priority  high; when its node is shut down: shutdown", "owners    preferred: n2, n1; possible: all",
+                 "apart     from VMs of anti-affinity 'db' (hard)", "restarts  0 within 15 min on one node",
+                 "failback  between 22:00 and 4:00 UTC", "start     order 2; those after it wait 30 s longer"):
+        assert line in text, line
+    shell.ok("vm", "start", "web")
+    assert "is changed" in shell.ok("vm", "edit", "web", "--preferred", "none", "--failback", "never", "--possible", "n1,n3",
+                                    "--anti-affinity", "none")  # while it runs
+    assert "owners    preferred: none; possible: n1, n3" in shell.ok("vm", "show", "web")
+    for options, fact in ((("--possible", "n9"), "possible: no node 'n9'"), (("--failback", "now"), "needs a preferred owner"),
+                          (("--preferred", "n2"), "a preferred owner must be a possible one"),
+                          (("--restart-max", "101"), "at most 100"), (("--preferred", "n1", "--failback", "7-7"), "two different hours")):
+        done = shell.run("vm", "edit", "web", *options)
+        assert done.returncode and fact in done.stderr, done.stderr
+
+
 def test_figures_are_in_json(shell):
     shell.create("web", "--start")
     task = shell.json("vm", "move", "web", "--to", "n2")

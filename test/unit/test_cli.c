@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "cmd/cli.h"
+#include "cmd/cli_vm.h"
 
 static void sizes_are_whole_numbers_with_a_unit(void **state)
 {
@@ -193,6 +193,62 @@ static void wrong_words_say_what_is_right(void **state)
 	}
 }
 
+/* Applied to the definition that is there: "{}" for a new VM. */
+static void policy_options_become_json(void **state)
+{
+	static const struct {
+		const char *words[6];
+		const char *was;
+		const char *policy; /* or the error's beginning */
+	} cases[] = {
+		{{"--preferred", "n1,n2"}, "{}", "{\"preferred\":[\"n1\",\"n2\"]}"},
+		{{"--preferred", "none"}, "{\"policy\":{\"preferred\":[\"n1\"]}}", "{\"preferred\":[]}"},
+		{{"--preferred", "n1,,n2"}, "{}", "--preferred: names of nodes with commas between, or 'none'"},
+		{{"--possible", "n3"}, "{}", "{\"possible\":[\"n3\"]}"},
+		{{"--possible", "all"}, "{\"policy\":{\"possible\":[\"n1\"]}}", "{\"possible\":[]}"},
+		{{"--anti-affinity", "db"}, "{}", "{\"anti_affinity\":\"db\",\"anti_affinity_hard\":false}"},
+		{{"--anti-affinity", "db:hard"}, "{}", "{\"anti_affinity\":\"db\",\"anti_affinity_hard\":true}"},
+		{{"--anti-affinity", "none"}, "{\"policy\":{\"anti_affinity\":\"db\",\"anti_affinity_hard\":true}}",
+			"{\"anti_affinity\":\"\",\"anti_affinity_hard\":false}"},
+		{{"--anti-affinity", "db:firm"}, "{}", "--anti-affinity 'db:firm': LABEL, LABEL:soft or LABEL:hard"},
+		/* A budget that is named in part leaves the rest at its defaults, and an explicit zero is no default. */
+		{{"--restart-max", "0"}, "{}", "{\"restart_max\":0,\"restart_period_s\":900,\"retry_after_s\":3600}"},
+		{{"--restart-period", "2h", "--retry-after", "0"}, "{}",
+			"{\"restart_max\":1,\"restart_period_s\":7200,\"retry_after_s\":0}"},
+		{{"--restart-max", "3"}, "{\"policy\":{\"restart_period_s\":60}}",
+			"{\"restart_max\":3,\"restart_period_s\":60}"},
+		{{"--restart-max", "-1"}, "{}", "--restart-max: '-1': a whole number"},
+		{{"--restart-period", "250ms"}, "{}", "--restart-period '250ms': whole seconds"},
+		{{"--failback", "now"}, "{}",
+			"{\"failback\":\"immediate\",\"failback_from_hour\":0,\"failback_to_hour\":0}"},
+		{{"--failback", "22-4"}, "{}",
+			"{\"failback\":\"window\",\"failback_from_hour\":22,\"failback_to_hour\":4}"},
+		{{"--failback", "never"}, "{\"policy\":{\"failback\":\"window\",\"failback_from_hour\":22}}",
+			"{\"failback\":\"never\",\"failback_from_hour\":0,\"failback_to_hour\":0}"},
+		{{"--failback", "22"}, "{}", "--failback '22': never, now, or two hours of the day in UTC such as 22-4"},
+		{{"--failback", "22-4x"}, "{}", "--failback '22-4x'"},
+		{{"--failback", "1--4"}, "{}", "--failback '1--4'"},
+		{{"--start-order", "2", "--start-delay", "1m"}, "{}", "{\"start_delay_s\":60,\"start_order\":2}"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const char *words[10] = {"vm", "edit", "web"};
+		struct cli cli;
+		int count = 3;
+		for (int w = 0; w < 6 && cases[i].words[w]; w++)
+			words[count++] = cases[i].words[w];
+		assert_int_equal(parse(&cli, count, words), 0);
+		CLEANUP_JSON json_t *definition = json_loads(cases[i].was, 0, NULL);
+		CLEANUP_FREE char *text = policy_apply(&cli, definition) < 0
+						  ? strdup(cli.err.text)
+						  : json_dumps(json_object_get(definition, "policy"),
+							    JSON_COMPACT | JSON_SORT_KEYS);
+		if (strncmp(text, cases[i].policy, strlen(cases[i].policy)) != 0)
+			fail_msg("case %zu gave '%s'", i, text);
+	}
+}
+
 /* What the help prints must be there for every verb: a table entry that was forgotten shows up here. */
 static void every_verb_is_whole(void **state)
 {
@@ -295,6 +351,7 @@ int main(void)
 		cmocka_unit_test(a_network_option_becomes_json),
 		cmocka_unit_test(options_stand_anywhere_behind_the_verb),
 		cmocka_unit_test(wrong_words_say_what_is_right),
+		cmocka_unit_test(policy_options_become_json),
 		cmocka_unit_test(every_verb_is_whole),
 		cmocka_unit_test(figures_read_well),
 		cmocka_unit_test(a_table_has_its_columns),
