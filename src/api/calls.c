@@ -104,6 +104,9 @@ const struct api_verb api_verbs[] = {
 		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "name or UUID of a VM"},
 		{"node", ARG_TEXT, false, NAME_BYTES - 1, "or the name of a node"},
 	}, call_why, "the chain of causes that led to what a VM or a node is now"},
+	{"forecast", false, {
+		{"fail", ARG_TEXT, false, NODES_MAX * NAME_BYTES, "names of nodes with commas between, that die at once (default: each node in turn)"},
+	}, call_forecast, "where each VM would go if nodes died now, and how many deaths the cluster survives"},
 	{"log.list", false, {
 		{"after", ARG_NUMBER, false, INT64_MAX, "only lines behind this index"},
 		{"since_ms", ARG_NUMBER, false, INT64_MAX, "only lines of this time (ms since 1970) or later"},
@@ -188,6 +191,7 @@ static void call_free(struct api_call *call)
 {
 	loop_timer_cancel(call->api->loop, call->timer);
 	disk_check_forget(call->disks);
+	forecast_forget(call->forecast);
 	free(call->event);
 	free(call);
 }

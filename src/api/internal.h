@@ -8,6 +8,7 @@
 
 struct client;
 struct disk_check;
+struct forecast_job;
 
 enum arg_type { ARG_TEXT, ARG_NUMBER, ARG_BOOL, ARG_OBJECT };
 
@@ -43,6 +44,7 @@ struct api_call {
 	uint64_t wait_task;	  /* task.wait: answered when this task has ended */
 	struct loop_timer *timer; /* task.wait's limit, or the disk check's */
 	struct disk_check *disks; /* vm.create, vm.edit: what is being looked at */
+	struct forecast_job *forecast; /* forecast: what is being worked out */
 	struct api_call *next;	  /* of the client's outstanding calls */
 };
 
@@ -91,6 +93,7 @@ struct api {
 	struct loop_io *io;
 	struct loop_timer *reap_timer;
 	struct disk_check *disk_checks; /* threads under way */
+	struct forecast_job *forecast; /* the one under way */
 	struct client *clients[API_CLIENTS_MAX];
 	struct api_task_seen tasks_seen[TASKS_MAX];
 };
@@ -162,6 +165,13 @@ void call_vm_console(struct api_call *call, const json_t *args);
 void call_task_list(struct api_call *call, const json_t *args);
 void call_task_show(struct api_call *call, const json_t *args);
 void call_log_list(struct api_call *call, const json_t *args);
+
+/* forecast.c: worked out on a thread of its own, one at a time. */
+void call_forecast(struct api_call *call, const json_t *args);
+/* Its call is gone: nobody is told. Takes NULL. */
+void forecast_forget(struct forecast_job *job);
+/* The API goes away; the thread ends by itself. */
+void forecast_orphan(struct api *api);
 
 /* watch.c */
 void call_task_wait(struct api_call *call, const json_t *args);

@@ -409,6 +409,7 @@ void api_free(struct api *api)
 		if (api->clients[i])
 			client_free(api->clients[i]);
 	disk_checks_orphan(api);
+	forecast_orphan(api);
 	loop_timer_cancel(api->loop, api->reap_timer);
 	if (api->io)
 		watch_stop(api);

@@ -148,6 +148,7 @@ int run_status(struct cli *cli);
 int run_watch(struct cli *cli);
 int run_log(struct cli *cli);
 int run_why(struct cli *cli);
+int run_forecast(struct cli *cli);
 int run_api_list(struct cli *cli);
 int run_force_quorum(struct cli *cli);
 int run_node_list(struct cli *cli);

@@ -104,6 +104,14 @@ const struct verb cli_verbs[] = {
 			"a VM it goes back to where it last ran undisturbed, or to the order that set it off; for a node to where "
 			"it was last online.",
 		.examples = {"watari why vm/web", "watari why node/n2"}},
+	{.name = "forecast", .run = run_forecast, .summary = "what would become of the VMs if nodes died now",
+		.text = "For each node in turn, or for those of --fail together: how its death would be proven, where each of its VMs would "
+			"go and in which order, what would not fit and which fact decides it. And how many nodes may die at once, any of "
+			"them, so that every VM that should run still does; what limits it: quorum, proof (no fence device, no watchdog), "
+			"room (memory) or rules (owners, anti-affinity, CPUs, bridges). It is the cluster's own decision, made on a copy "
+			"of its state: it holds as long as the fence devices work and nothing else changes. Nothing is changed by it.",
+		.opts = {{"fail", 0, "NODES", "n2,n3: these die at once", 0, COMPLETE_NODE, 0}},
+		.examples = {"watari forecast", "watari forecast --fail n2", "watari forecast --fail n2,n3 -o json"}},
 	{.name = "log", .run = run_log, .summary = "what happened, and why",
 		.text = "Every change of the cluster is in its log with its reason: who asked, or which report decided.",
 		.opts = {

@@ -178,6 +178,13 @@ bool place_fits(const struct cluster *cluster, struct core_plan *plan, const str
 	return true;
 }
 
+bool place_lacks_room(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node)
+{
+	place_count(cluster, plan);
+	return !(vm->exhausted & node_bit(node)) && rules_fit(cluster, plan, vm, node, NULL) &&
+	       free_mib(cluster, plan, node, vm) < vm->def.memory_mib;
+}
+
 /* Whether watari itself would put it there: an administrator may, where its restarts are used up. */
 static bool place_may(
 	const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node, char *text)

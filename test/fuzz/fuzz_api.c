@@ -41,6 +41,21 @@ void disk_check_forget(struct disk_check *check)
 	assert(!check);
 }
 
+/* Its answer is a thread's. */
+void call_forecast(struct api_call *call, const json_t *args)
+{
+	struct err err;
+
+	(void)args;
+	err_set(&err, ERR_BUSY, "another forecast is being worked out");
+	call_fail(call, &err);
+}
+
+void forecast_forget(struct forecast_job *job)
+{
+	assert(!job);
+}
+
 const struct cluster *engine_cluster(const struct engine *engine)
 {
 	(void)engine;

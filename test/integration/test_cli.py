@@ -123,6 +123,31 @@ def test_a_policy_is_set_by_options_and_shown(shell):
         assert done.returncode and fact in done.stderr, done.stderr
 
 
+def test_a_forecast_says_where_vms_would_go(shell):
+    shell.create("web", "--start")
+    home = shell.json("vm", "show", "web")["node"]
+    found = shell.json("forecast")
+    assert [case["failed"] for case in found["cases"]] == [["n1"], ["n2"], ["n3"]] and found["quorum_needs"] == 2
+    case = next(case for case in found["cases"] if case["failed"] == [home])
+    # No fence device, no watchdog: after a person's word.
+    assert case["unproven"] == [home] and case["down"] == 1 and "no fence device" in case["proofs"][home]
+    assert case["vms"][0]["end"] == "blocked" and case["vms"][0]["to"] not in (home, None)
+    assert found["survives"]["nodes"] == 0 and found["survives"]["limit"] == "proof" and found["survives"]["failed"] == [home]
+    text = shell.ok("forecast", "--fail", home)
+    assert f"If {home} died: 1 VMs, 0 run elsewhere, 1 would be down" in text and "not proven" in text
+    for node in {"n1", "n2", "n3"} - {home}:
+        shell.ok("fence", "add", f"cord-{node}", "--node", node, "--agent", "fence_lab", "--no-check")
+    shell.ok("fence", "add", "cord", "--node", home, "--agent", "fence_lab", "--no-check")
+    text = shell.ok("forecast", "--fail", home)
+    assert "survives  1 of 3 nodes may die at once" in text and "limit     quorum" in text and "1 run elsewhere" in text
+    both = shell.json("forecast", "--fail", "n1,n2")["cases"]
+    assert len(both) == 1 and not both[0]["quorate"]
+    for nodes, fact in (("n9", "no node 'n9'"), ("n1,n2,n3", "no node is left"), ("n1,", "no node ''")):
+        done = shell.run("forecast", "--fail", nodes)
+        assert done.returncode and fact in done.stderr, done.stderr
+    assert shell.json("vm", "show", "web")["node"] == home  # nothing was changed
+
+
 def test_figures_are_in_json(shell):
     shell.create("web", "--start")
     task = shell.json("vm", "move", "web", "--to", "n2")
