@@ -143,12 +143,13 @@ const struct verb cli_verbs[] = {
 		.text = "The cluster does this by itself when a node is lost that has VMs. This is for a node that it leaves alone: only "
 			"its daemon is away, it had no VM, or the limits say that it is enough. A node that is online is not fenced: "
 			"move its VMs away and shut it down.",
-		.opts = {{"force", 0, NULL, "also past the limits: when that makes more than a minority, or the fourth time within an hour", 0, 0, 0}},
+		.opts = {{"force", 0, NULL, "also past the limits: when that makes more than a minority, or the sixth time within an hour", 0, 0, 0}},
 		.examples = {"watari node fence n3", "watari node fence n3 --force"}},
 	{.noun = "node", .name = "resume", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_resume, .changes = true,
-		.summary = "end a node's quarantine now",
+		.summary = "end a node's quarantine now, and forget what was counted against it",
 		.text = "A node that leaves the cluster three times within an hour is quarantined: nothing is placed there, and its VMs "
-			"are moved away. It ends by itself after an hour of stability; this ends it at once.",
+			"are moved away. It ends by itself after an hour of stability; this ends it at once. It also forgets how "
+			"often the node left and was fenced within the hour: say it once the reason is mended.",
 		.examples = {"watari node resume n2"}},
 	{.noun = "node", .name = "confirm-off", .operands = {{"NODE", false, COMPLETE_NODE}}, .run = run_node_confirm_off,
 		.changes = true,

@@ -346,6 +346,18 @@ static bool answers_order(struct step *step, const struct node *node)
 	return true;
 }
 
+/* Without power when first looked at: by the first order, which the very event gave that lost it, with its daemon still
+ * there a moment before; and before its watchdog, where it has one that switches off, can have been the reason. */
+static bool was_found_off(const struct step *step, const struct node *node)
+{
+	uint64_t since_ms = step->cluster->now_ms - node->fence.lost_ms;
+	uint64_t calm_ms = timing_detect_ms(node->facts.token_ms) + WATCHDOG_SYNC_MS;
+
+	if (step->event->was_on || node->fence.began_index != node->fence.id)
+		return false;
+	return !node->facts.watchdog_ms || since_ms + calm_ms < node->facts.watchdog_ms;
+}
+
 static void fenced(struct step *step, struct node *node)
 {
 	struct cluster *cluster = step->cluster;
@@ -362,13 +374,14 @@ static void fenced(struct step *step, struct node *node)
 		node_dies(step, node);
 		return;
 	}
+	node->fence.found_off = was_found_off(step, node);
 	if (node->fences_ms + FENCES_PERIOD_MS < cluster->now_ms || !node->fences) {
 		node->fences = 0;
 		node->fences_ms = cluster->now_ms;
 	}
-	node->fences++;
+	node->fences += !node->fence.found_off;
 	node->fence.proof = PROOF_FENCED;
-	reason_set(node->fence.text, "fenced by %s: %.150s", by, event->text);
+	reason_set(node->fence.text, "%s by %s: %.150s", node->fence.found_off ? "found off" : "fenced", by, event->text);
 	if (!node->fence.doubt) {
 		node_dies(step, node);
 	} else {

@@ -9,7 +9,8 @@
  * A VM that was started on a node less than KILL_WINDOW before that node died is held against it, unless another node
  * went in the same time: a guest runs on one node. Two different nodes in a row, and it is a suspect. Two, because a
  * cluster of three has lost its quorum when a second one dies before the first is back: waiting for a third would let
- * one guest take the whole cluster with it. One suspect alone is *failed*, until a person starts it. Of several that
+ * one guest take the whole cluster with it. A node that was found without power is held against nobody: a guest can
+ * crash a host, or hang it, and neither turns it off. One suspect alone is *failed*, until a person starts it. Of several that
  * died together all but one are likely victims: they are started one at a time on each node, the next when the one
  * before has run for KILL_WINDOW; the one under which another node dies is it. */
 #include "core/internal.h"
@@ -71,9 +72,11 @@ void quarantine_returns(struct step *step, struct node *node)
 
 static void lift(struct step *step, struct node *node, const char *why)
 {
+	const char *what = node->quarantine_ms ? "not quarantined any more" : "what was counted against it is forgotten";
+
 	node->quarantine_ms = 0;
 	node->left_ms = node->left_before_ms = 0;
-	say(step, node, "not quarantined any more: %s", why);
+	say(step, node, "%s: %s", what, why);
 }
 
 void quarantine_review(struct step *step, uint64_t *next_ms)
@@ -99,12 +102,15 @@ void quarantine_resume(struct step *step)
 		return;
 	}
 	struct node *node = &step->cluster->nodes[target - 1];
-	if (!node->quarantine_ms) {
-		refuse(step, ERR_UNFIT, "%s is not quarantined", cluster_node_name(step->cluster, target));
+	if (!node->quarantine_ms && !node->fences && !node->left_ms) {
+		refuse(step, ERR_UNFIT, "%s is not quarantined, and nothing is counted against it",
+			cluster_node_name(step->cluster, target));
 		return;
 	}
+	node->fences = 0;
 	reason_set(why, "resumed by %s", step->event->by);
 	lift(step, node, why);
+	fence_review(step); /* it may be held for having been fenced too often */
 }
 
 bool vm_is_suspect(const struct vm *vm)
@@ -119,6 +125,8 @@ void suspect_node_died(struct step *step, struct vm *vm, uint32_t node)
 
 	if (vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch)
 		return; /* it was not started there: its guest had run elsewhere and was moved */
+	if (cluster_node(cluster, node)->fence.found_off)
+		return; /* nor does this prove anything */
 	if (!died_ms || !vm->run_ms || died_ms >= vm->run_ms + KILL_WINDOW_MS || died_ms < vm->run_ms) {
 		vm->killed = 0;
 		return;

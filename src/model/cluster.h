@@ -165,6 +165,7 @@ struct fencing {
 	uint64_t deadline_ms; /* GRACE, RETRY: when it goes on */
 	uint64_t proven_ms;
 	char text[REASON_BYTES]; /* the last thing learned, and by which device */
+	bool found_off; /* it had no power before anybody switched it: no guest did that, and no fence */
 };
 
 struct node {

@@ -85,6 +85,7 @@ static void run_vm(struct world *w, const char *name, uint32_t on, enum vm_prior
 	assert_int_equal(feed(w, start), ERR_NONE);
 	struct event started = {.kind = EVENT_STARTED, .node = on, .epoch = vm(w, name)->epoch};
 	strcpy(started.vm, event.def.uuid);
+	strcpy(started.boot_id, node(w, on)->facts.boot_id);
 	assert_int_equal(feed(w, started), ERR_NONE);
 }
 
@@ -436,6 +437,65 @@ static void vms_of_a_dead_node_start_by_priority(void **state)
 	fini(&w);
 }
 
+/* n3 leaves and is found in that state; then it boots. */
+static void lose_n3(struct world *w, bool was_on, int boot)
+{
+	char text[UUID_BYTES];
+
+	view(w, 0x3, 0);
+	if (node(w, 3)->fence.phase == FENCE_RUN)
+		answer(w, 3, true, was_on);
+	snprintf(text, sizeof(text), "00000000-0000-4000-9000-%012d", 300 + boot);
+	view(w, 0x7, 0);
+	join(w, 3, text, 0);
+}
+
+/* B4, B9: who loses power again and again was not fenced; who was, five times in an hour, waits for a person, who may
+ * say that the reason is mended. */
+static void only_what_was_switched_counts_as_a_fence(void **state)
+{
+	struct event resume = {.kind = EVENT_NODE_RESUME, .target = 3};
+	struct world w;
+	char name[8];
+
+	(void)state;
+	cluster_of(&w, 3, 0);
+	device(&w, "ipmi-n3", 3, 1);
+	for (int i = 0; i < 2 * FENCES_MAX; i++) {
+		snprintf(name, sizeof(name), "vm%d", i);
+		run_vm(&w, name, 3, PRIORITY_NONE);
+		lose_n3(&w, i >= FENCES_MAX, i);
+		assert_int_equal(node(&w, 3)->fences, i < FENCES_MAX ? 0 : i - FENCES_MAX + 1);
+		w.cluster->nodes[2].quarantine_ms = 0; /* not what this is about */
+	}
+	run_vm(&w, "last", 3, PRIORITY_MEDIUM);
+	view(&w, 0x3, 0);
+	assert_int_equal(node(&w, 3)->fence.phase, FENCE_HELD);
+	assert_int_equal(feed(&w, resume), ERR_NONE);
+	assert_int_equal(node(&w, 3)->fence.phase, FENCE_RUN);
+	assert_int_equal(answer(&w, 3, true, true), ERR_NONE);
+	assert_int_equal(vm(&w, "last")->state, VM_STARTING);
+	fini(&w);
+}
+
+/* B4: what says off later, or after another order, may have been switched by the one before. */
+static void found_off_is_what_the_first_look_saw(void **state)
+{
+	struct world w;
+
+	(void)state;
+	cluster_of(&w, 3, 0);
+	run_vm(&w, "web", 3, PRIORITY_MEDIUM);
+	device(&w, "ipmi-n3", 3, 1);
+	device(&w, "pdu-n3", 3, 2);
+	view(&w, 0x3, 0);
+	assert_int_equal(answer(&w, 3, false, true), ERR_NONE);
+	assert_int_equal(answer(&w, 3, true, false), ERR_NONE);
+	assert_int_equal(node(&w, 3)->state, NODE_DEAD);
+	assert_false(node(&w, 3)->fence.found_off);
+	fini(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -453,6 +513,8 @@ int main(void)
 		cmocka_unit_test(a_node_without_a_vm_is_not_fenced),
 		cmocka_unit_test(the_half_with_less_to_lose_waits),
 		cmocka_unit_test(vms_of_a_dead_node_start_by_priority),
+		cmocka_unit_test(only_what_was_switched_counts_as_a_fence),
+		cmocka_unit_test(found_off_is_what_the_first_look_saw),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
