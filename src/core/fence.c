@@ -248,8 +248,9 @@ void fence_view(struct step *step, uint64_t lost)
 {
 	struct cluster *cluster = step->cluster;
 
-	if (lost)
-		doubt_begins(step, lost);
+	/* Where only a daemon went, its machine has power. */
+	if (lost & ~cluster->ring)
+		doubt_begins(step, lost & ~cluster->ring);
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		struct node *node = &cluster->nodes[i];
 		if (!node->id || node->state != NODE_LOST)
@@ -315,12 +316,17 @@ void fence_node_returns(struct step *step, struct node *node, bool rebooted)
 {
 	const char *name = node->facts.name;
 
-	if (!rebooted && node->fence.proof != PROOF_NONE) {
+	if (!rebooted && node->fence.proof == PROOF_WATCHDOG) {
+		/* As it should be: it ended its guests in time, and then had nothing for which to be ended itself. */
+		node_say(step, node, "joined, same boot as before; without quorum it had ended its guests by itself");
+	} else if (!rebooted && node->fence.proof == PROOF_CONFIRMED) {
+		node_say(step, node, "ALARM: confirmed off by a person, and back in the same boot: it was not off");
+	} else if (!rebooted && node->fence.proof != PROOF_NONE) {
 		/* The proof was false: whoever reported it is not believed again until a person has looked. */
 		for (uint32_t i = 0; i < step->cluster->fence_device_count; i++)
-			if (step->cluster->fence_devices[i].node == node->id && node->fence.proof == PROOF_FENCED)
+			if (step->cluster->fence_devices[i].node == node->id)
 				step->cluster->fence_devices[i].distrusted = true;
-		step->out->devices_changed |= node->fence.proof == PROOF_FENCED;
+		step->out->devices_changed = true;
 		node_say(step, node,
 			"ALARM: taken for dead (%s) and back in the same boot; its devices are not used until "
 			"'fence set' or 'fence test %s'",

@@ -75,6 +75,11 @@ static void gone(struct step *step, struct vm *vm)
 		storage_start_failed(step, vm);
 		return;
 	}
+	if (step->event->cause == GONE_SELF_FENCED) {
+		reason_set(why, "%s ended it, without quorum: %.180s", node, step->event->text);
+		vm_owner_dead(step, vm, why);
+		return;
+	}
 	task_trouble(step, vm, step->event->code);
 	reason_set(why, "QEMU ended on %s: %s", node, step->event->text[0] ? step->event->text : "no reason known");
 	vm_died(step, vm, why);

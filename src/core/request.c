@@ -231,10 +231,24 @@ static void start(struct step *step, struct vm *vm)
 	vm_start_on(step, vm, node, why);
 }
 
+/* It does not run, but would be started by itself: for that there was no other word. */
+static bool stop_waiting(struct step *step, struct vm *vm)
+{
+	if (vm->want != WANT_ON || (vm->state != VM_OFF && vm->state != VM_SAVED && vm->state != VM_FAILED))
+		return false;
+	vm->want = vm->state == VM_SAVED ? WANT_SAVED : WANT_OFF;
+	vm->retry_ms = 0;
+	vm->wait = WAIT_NONE;
+	vm_go(step, vm, vm->state, MOVE_IDLE, "not started by itself any more: asked by %s", step->event->by);
+	return true;
+}
+
 static void stop(struct step *step, struct vm *vm, bool turn_off)
 {
 	bool harder = turn_off && vm->state == VM_STOPPING && !vm->turn_off;
 
+	if (stop_waiting(step, vm))
+		return;
 	if (vm->state != VM_ONLINE && !(turn_off && vm->state == VM_STARTING) && !harder) {
 		wrong_state(step, vm, "there is nothing to stop");
 		return;

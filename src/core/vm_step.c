@@ -215,7 +215,7 @@ void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 	vm_go(step, vm, VM_BLOCKED, MOVE_IDLE, "%s and may still run it: no proof that its copy is dead", why);
 }
 
-/* Proof: the node is NODE_DEAD, or has another boot id. The VM did nothing wrong: its own deaths are not counted. */
+/* Proof: the node is NODE_DEAD, has another boot id, or ended the copy for want of quorum. The VM did nothing wrong: its own deaths are not counted. */
 void vm_owner_dead(struct step *step, struct vm *vm, const char *why)
 {
 	bool asked = vm->state == VM_STARTING && vm->task;

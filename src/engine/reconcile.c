@@ -564,7 +564,7 @@ void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
 		break;
 	case HV_EVENT_GONE:
 		local->gone_epoch = event->epoch;
-		local->gone_cause = event->cause;
+		local->gone_cause = event->cause == GONE_DIED && engine->selffence.killing ? GONE_SELF_FENCED : event->cause;
 		snprintf(local->gone_text, sizeof(local->gone_text), "%.200s",
 			event->err.text[0] ? event->err.text : gone_cause_name((int)event->cause));
 		break;

@@ -43,7 +43,8 @@
 #define GONE_CAUSES(X)                                                                                                 \
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \
 	X(GONE_GUEST_SHUTDOWN, "guest-shutdown") /* the guest turned itself off */                                     \
-	X(GONE_STOPPED, "stopped")	       /* as the duty asked */
+	X(GONE_STOPPED, "stopped")	       /* as the duty asked */                                                 \
+	X(GONE_SELF_FENCED, "self-fenced")     /* the node ended it, for it had lost quorum: no death of the guest's own */
 
 enum event_kind { EVENT_KINDS(CLUSTER_CONSTANT) };
 enum gone_cause { GONE_CAUSES(CLUSTER_CONSTANT) };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "sim/scenario.h"
+#include "sim/script.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -52,13 +52,49 @@ struct plan {
 	struct {
 		char name[NAME_BYTES];
 		uint32_t memory_mib;
-	} vms[16];
+		char rest[256]; /* script_vm_words */
+	} vms[64];
 	uint32_t vm_count;
+	struct {
+		uint32_t memory_mib, vcpus; /* 0: as every node */
+		bool no_bridge;
+	} nodes[NODES_MAX + 1];
 	uint32_t fences;      /* each node has so many devices: ipmi-nX of level 1, pdu-nX of level 2 */
 	uint32_t watchdog_ms; /* of each node */
 };
 
-/* "nodes 3", "two_node", "vm web 1024", "fences 2", "watchdog 5000", or any number of sim_config. */
+/* "node n3 memory 2048", "node n3 vcpus 2", "node n3 no-bridge": unlike the others. */
+static int plan_node(struct plan *plan, const char *line, struct err *err)
+{
+	uint32_t id = 0, number = 0;
+	char what[32];
+
+	if (sscanf(line, "node n%u %31s %u", &id, what, &number) < 2 || id < 1 || id > NODES_MAX)
+		return err_set(err, ERR_INVALID, "node nX memory MIB, node nX vcpus N or node nX no-bridge");
+	if (!strcmp(what, "memory") && number)
+		plan->nodes[id].memory_mib = number;
+	else if (!strcmp(what, "vcpus") && number)
+		plan->nodes[id].vcpus = number;
+	else if (!strcmp(what, "no-bridge"))
+		plan->nodes[id].no_bridge = true;
+	else
+		return err_set(err, ERR_INVALID, "'%s' of a node is not understood", what);
+	return 0;
+}
+
+static int plan_vm(struct plan *plan, const char *line, struct err *err)
+{
+	int used = 0;
+
+	if (plan->vm_count == ARRAY_SIZE(plan->vms) ||
+		sscanf(line, "vm %63s %u%n", plan->vms[plan->vm_count].name, &plan->vms[plan->vm_count].memory_mib,
+			&used) != 2)
+		return err_set(err, ERR_INVALID, "vm NAME MIB [WORD…], %zu at most", ARRAY_SIZE(plan->vms));
+	snprintf(plan->vms[plan->vm_count++].rest, sizeof(plan->vms[0].rest), "%s", line + used);
+	return 0;
+}
+
+/* "nodes 3", "two_node", "vm web 1024 [WORD…]" (script_vm.c), "fences 2", "watchdog 5000", or any number of sim_config. */
 static int plan_line(struct plan *plan, char *line, struct err *err)
 {
 	const struct {
@@ -93,11 +129,10 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		plan->config.postcopy = false;
 		return 0;
 	}
-	if (!strcmp(word, "vm") && words == 3 && plan->vm_count < ARRAY_SIZE(plan->vms)) {
-		strcpy(plan->vms[plan->vm_count].name, name);
-		plan->vms[plan->vm_count++].memory_mib = number;
-		return 0;
-	}
+	if (!strcmp(word, "vm"))
+		return plan_vm(plan, line, err);
+	if (!strcmp(word, "node"))
+		return plan_node(plan, line, err);
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		if (!strcmp(word, numbers[i].name) && sscanf(line, "%*s %u", numbers[i].value) == 1)
 			return 0;
@@ -172,13 +207,32 @@ static void define_fences(struct sim *sim, uint32_t levels)
 	}
 }
 
+static int define_vms(struct scenario *scenario, const struct plan *plan, struct err *err)
+{
+	for (uint32_t i = 0; i < plan->vm_count; i++) {
+		struct words words = {.scenario = scenario, .err = err};
+		char rest[sizeof(plan->vms[0].rest)], *save = NULL;
+		uint32_t vm = sim_define_vm(scenario->sim, plan->vms[i].name, plan->vms[i].memory_mib);
+
+		strcpy(rest, plan->vms[i].rest);
+		for (char *w = strtok_r(rest, " \t\n", &save); w && words.count < WORDS_MAX;
+			w = strtok_r(NULL, " \t\n", &save))
+			words.at[words.count++] = w;
+		if (script_vm_words(&words, 0, &scenario->sim->vms[vm].def) < 0)
+			return err_prefix(err, "%s/cluster: vm %s", scenario->dir, plan->vms[i].name);
+	}
+	return 0;
+}
+
 static int play(struct scenario *scenario, const struct plan *plan, struct err *err)
 {
 	struct sim *sim = scenario->sim = sim_new(&plan->config);
 
-	for (uint32_t i = 0; i < plan->vm_count; i++)
-		sim_define_vm(sim, plan->vms[i].name, plan->vms[i].memory_mib);
+	if (define_vms(scenario, plan, err) < 0)
+		return -1;
 	for (uint32_t id = 1; id <= plan->config.node_count; id++) {
+		machine_refit(sim->nodes[id].machine, plan->nodes[id].memory_mib, plan->nodes[id].vcpus,
+			!plan->nodes[id].no_bridge);
 		sim_watchdog(sim, id, plan->watchdog_ms);
 		sim_power_on(sim, id);
 	}

@@ -29,7 +29,7 @@ uint32_t script_node(const struct words *words, const char *word)
 	return 0;
 }
 
-static struct vm_def *vm_of(const struct words *words, const char *word)
+struct vm_def *script_vm_of(const struct words *words, const char *word)
 {
 	struct sim *sim = words->scenario->sim;
 
@@ -81,44 +81,6 @@ int script_ask(const struct words *words, const struct event *event)
 	if (!sim_request(words->scenario->sim, script_node_after(words, "via", 1), &asked, on_reply, words->scenario))
 		return err_set(words->err, ERR_INVALID, "the daemon that is asked does not run");
 	return 0;
-}
-
-/* vm VERB NAME [to nX] [via nY] [force] [dry-run] [memory MIB] */
-static int do_vm(const struct words *words)
-{
-	static const struct {
-		const char *verb;
-		enum event_kind kind;
-	} verbs[] = {
-		{"create", EVENT_VM_CREATE},
-		{"edit", EVENT_VM_EDIT},
-		{"delete", EVENT_VM_DELETE},
-		{"start", EVENT_VM_START},
-		{"shutdown", EVENT_VM_SHUTDOWN},
-		{"stop", EVENT_VM_STOP},
-		{"save", EVENT_VM_SAVE},
-		{"move", EVENT_VM_MOVE},
-		{"cancel", EVENT_VM_CANCEL},
-	};
-	struct vm_def *def = words->count >= 3 ? vm_of(words, words->at[2]) : NULL;
-	struct event event = {.force = script_has(words, "force"), .dry_run = script_has(words, "dry-run")};
-
-	if (!def)
-		return err_set(words->err, ERR_INVALID, "vm VERB NAME: which VM?");
-	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
-		if (strcmp(words->at[1], verbs[i].verb) != 0)
-			continue;
-		event.kind = verbs[i].kind;
-		event.target = script_node_after(words, "to", 0);
-		strcpy(event.vm, def->uuid);
-		for (int w = 3; w + 1 < words->count; w++)
-			if (!strcmp(words->at[w], "memory"))
-				def->memory_mib = (uint32_t)strtoul(words->at[w + 1], NULL, 10);
-		if (event.kind == EVENT_VM_CREATE || event.kind == EVENT_VM_EDIT)
-			event.def = *def;
-		return script_ask(words, &event);
-	}
-	return err_set(words->err, ERR_INVALID, "no verb '%s'", words->at[1]);
 }
 
 /* What is done to a node: NAME nX [NUMBER]. */
@@ -323,7 +285,7 @@ static int do_fail(const struct words *words)
 static int do_guest(const struct words *words)
 {
 	uint32_t node = script_node(words, words->count > 1 ? words->at[1] : NULL);
-	const struct vm_def *def = node ? vm_of(words, words->count > 2 ? words->at[2] : NULL) : NULL;
+	const struct vm_def *def = node ? script_vm_of(words, words->count > 2 ? words->at[2] : NULL) : NULL;
 	struct sim *sim = words->scenario->sim;
 
 	if (!def)
@@ -337,7 +299,7 @@ static int do_guest(const struct words *words)
 /* rot VM: its newest complete state; lose VM: the same is deleted by somebody. */
 static int do_state(const struct words *words)
 {
-	const struct vm_def *def = vm_of(words, words->count > 1 ? words->at[1] : NULL);
+	const struct vm_def *def = script_vm_of(words, words->count > 1 ? words->at[1] : NULL);
 	struct sim *sim = words->scenario->sim;
 
 	for (const struct world_state *state = world_states(sim->world); def && state; state = state->next) {
@@ -388,7 +350,7 @@ static const struct {
 	const char *name;
 	int (*run)(const struct words *words);
 } commands[] = {
-	{"vm", do_vm},
+	{"vm", script_vm},
 	{"fail", do_fail},
 	{"qemu-kill", do_guest},
 	{"guest-off", do_guest},
@@ -451,7 +413,7 @@ static int expect_vm(const struct words *words)
  */
 static int expect_guest(const struct words *words)
 {
-	const struct vm_def *def = words->count > 3 ? vm_of(words, words->at[2]) : NULL;
+	const struct vm_def *def = words->count > 3 ? script_vm_of(words, words->at[2]) : NULL;
 	const struct world_copy *found = NULL;
 
 	if (!def)
@@ -496,7 +458,7 @@ static int expect_synced(const struct words *words)
 /* expect states NAME COUNT: on the storage */
 static int expect_states(const struct words *words)
 {
-	const struct vm_def *def = words->count > 3 ? vm_of(words, words->at[2]) : NULL;
+	const struct vm_def *def = words->count > 3 ? script_vm_of(words, words->at[2]) : NULL;
 	uint64_t count = 0;
 
 	if (!def)

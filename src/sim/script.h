@@ -4,7 +4,7 @@
 
 #include "sim/scenario.h"
 
-enum { WORDS_MAX = 12 };
+enum { WORDS_MAX = 24 };
 
 struct words {
 	struct scenario *scenario;
@@ -22,6 +22,13 @@ uint32_t script_number_after(const struct words *words, const char *word, uint32
 bool script_has(const struct words *words, const char *word);
 /* Asks the node after "via" (n1), and keeps the answer for "expect reply". */
 int script_ask(const struct words *words, const struct event *event);
+
+/* The definition in the cluster file, or NULL with err. Takes NULL. */
+struct vm_def *script_vm_of(const struct words *words, const char *word);
+/* "priority high possible n1,n2 …" into a definition: what `vm` lines of a cluster file and `vm create` and `vm edit` may
+ * say behind the rest. Words from `first` on; -1 with err. */
+int script_vm_words(const struct words *words, int first, struct vm_def *def);
+int script_vm(const struct words *words);
 
 /* script_fence.c: fence …, node …, watchdog …, link …, clock …; expect node, power, device, node-reason. */
 int script_fence(const struct words *words);

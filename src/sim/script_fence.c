@@ -50,7 +50,7 @@ int script_fence(const struct words *words)
 	return err_set(words->err, ERR_INVALID, "'%s' is nothing that a device does", word);
 }
 
-/* node confirm-off nX [as NAME], node fence nX [force], node force-quorum nX via nX */
+/* node confirm-off nX [as NAME], node fence nX [force], node resume nX, node force-quorum nX via nX */
 int script_node_verb(const struct words *words)
 {
 	uint32_t node = script_node(words, words->count > 2 ? words->at[2] : NULL);
@@ -62,10 +62,12 @@ int script_node_verb(const struct words *words)
 		event.kind = EVENT_NODE_CONFIRM_OFF;
 	else if (!strcmp(words->at[1], "fence"))
 		event.kind = EVENT_NODE_FENCE;
+	else if (!strcmp(words->at[1], "resume"))
+		event.kind = EVENT_NODE_RESUME;
 	else if (!strcmp(words->at[1], "force-quorum"))
 		event.kind = EVENT_QUORUM_FORCED; /* on n1, or "via" */
 	else
-		return err_set(words->err, ERR_INVALID, "node confirm-off nX, node fence nX or node force-quorum nX");
+		return err_set(words->err, ERR_INVALID, "node confirm-off nX, node fence nX, node resume nX or node force-quorum nX");
 	snprintf(event.text, sizeof(event.text), "%s", words->scenario->sim->nodes[node].name);
 	for (int i = 3; i + 1 < words->count; i++)
 		if (!strcmp(words->at[i], "as"))

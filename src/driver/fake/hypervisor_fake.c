@@ -40,6 +40,8 @@ struct machine {
 	struct prng *prng;
 	struct world *world;
 	struct machine_config config;
+	uint32_t vcpus; /* 0: 8 */
+	bool no_bridge;
 	struct instance *instances;
 	struct purge *purges;
 	struct hypervisor_fake *driver;
@@ -431,6 +433,14 @@ static bool has_step(const struct instance *instance)
 	return false;
 }
 
+void machine_refit(struct machine *machine, uint32_t memory_mib, uint32_t vcpus, bool bridge)
+{
+	if (memory_mib)
+		machine->config.memory_mib = memory_mib;
+	machine->vcpus = vcpus;
+	machine->no_bridge = !bridge;
+}
+
 void machine_hold(struct machine *machine, bool holds)
 {
 	machine->holds = holds;
@@ -516,12 +526,13 @@ static int fake_facts(struct hypervisor *hv, struct node_facts *facts, struct er
 
 	(void)err;
 	facts->memory_mib = machine->config.memory_mib;
-	facts->vcpus = 8;
+	facts->vcpus = machine->vcpus ? machine->vcpus : 8;
 	strcpy(facts->accel, "tcg");
 	strcpy(facts->qemu_version, "7.2.22");
 	facts->postcopy = machine->config.postcopy;
-	facts->bridge_count = 1;
-	strcpy(facts->bridges[0].name, "br0");
+	facts->bridge_count = machine->no_bridge ? 0 : 1;
+	if (!machine->no_bridge)
+		strcpy(facts->bridges[0].name, "br0");
 	return 0;
 }
 

@@ -37,6 +37,8 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille);
 /* The next step of this kind fails: HV_STARTING, HV_PREPARING, HV_COPYING (before the stop), HV_SEALED (a copy, after
  * the stop) or HV_LOADING. */
 void machine_fail_next(struct machine *machine, enum hv_state step);
+/* Before its first daemon: unlike the other machines. 0: memory as configured, 8 CPUs. bridge: there is a br0. */
+void machine_refit(struct machine *machine, uint32_t memory_mib, uint32_t vcpus, bool bridge);
 /* Steps that are under way or begin now do not end until it is false. */
 void machine_hold(struct machine *machine, bool holds);
 

@@ -64,7 +64,8 @@ static void on_quit_limit(void *ctx)
 static void adopt_live(struct qemu *qemu, int dir_fd, const struct record *record, const struct process *process)
 {
 	static const enum ending endings[] = {
-		[GONE_DIED] = ENDING_DIED, [GONE_GUEST_SHUTDOWN] = ENDING_SHUTDOWN, [GONE_STOPPED] = ENDING_STOPPED};
+		[GONE_DIED] = ENDING_DIED, [GONE_GUEST_SHUTDOWN] = ENDING_SHUTDOWN, [GONE_STOPPED] = ENDING_STOPPED,
+		[GONE_SELF_FENCED] = ENDING_DIED};
 	struct instance *instance = instance_new(qemu, &record->def, state_of(record));
 
 	instance->record = *record;
