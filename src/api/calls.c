@@ -111,10 +111,12 @@ const struct api_verb api_verbs[] = {
 		{"after", ARG_NUMBER, false, INT64_MAX, "only lines behind this index"},
 		{"since_ms", ARG_NUMBER, false, INT64_MAX, "only lines of this time (ms since 1970) or later"},
 		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "only lines about this VM"},
+		{"node", ARG_TEXT, false, NAME_BYTES - 1, "only lines about this node, about a VM that it owns then, or that name it"},
 		{"count", ARG_NUMBER, false, 1000, "at most so many, the newest (default 200)"},
 	}, call_log_list, "what happened, oldest first"},
 	{"subscribe", false, {
 		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "only news of this VM"},
+		{"node", ARG_TEXT, false, NAME_BYTES - 1, "of the log only lines about this node, as log.list"},
 		{"progress", ARG_BOOL, false, 0, "also the progress of what is under way (default true)"},
 		{"log", ARG_BOOL, false, 0, "also each line of the log (default false)"},
 	}, call_subscribe, "from now on send an event for each change; one subscription per connection"},

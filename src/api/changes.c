@@ -34,8 +34,7 @@ const struct vm *call_vm(struct api_call *call, const json_t *args)
 	return NULL;
 }
 
-/* Id of the node that args name under key, 0 where the key is absent; -1 after the call was answered. */
-static int call_node(struct api_call *call, const json_t *args, const char *key)
+int call_node(struct api_call *call, const json_t *args, const char *key)
 {
 	const char *name = json_string_value(json_object_get(args, key));
 	struct err err;

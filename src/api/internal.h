@@ -54,6 +54,7 @@ struct subscription {
 	bool progress;
 	bool log;
 	char vm[UUID_BYTES]; /* only news of this VM; empty: all */
+	uint32_t node;	     /* of the log only what concerns it; 0: all */
 };
 
 struct client {
@@ -172,6 +173,11 @@ void call_forecast(struct api_call *call, const json_t *args);
 void forecast_forget(struct forecast_job *job);
 /* The API goes away; the thread ends by itself. */
 void forecast_orphan(struct api *api);
+
+/* The line is about the node, about a VM that it owns then, or names it. */
+bool line_concerns(const struct cluster *cluster, const struct engine_history *line, uint32_t node);
+/* The id of the node that args name under key, 0 where the key is absent; -1 after the call was answered. */
+int call_node(struct api_call *call, const json_t *args, const char *key);
 
 /* watch.c */
 void call_task_wait(struct api_call *call, const json_t *args);

@@ -183,8 +183,29 @@ struct log_reader {
 	json_t *lines;
 	uint64_t since_ms, after;
 	const char *vm;
+	uint32_t node;
 	size_t count;
 };
+
+/* Its name as a word of its own: n1 is not in "n10". */
+static bool names(const char *text, const char *name)
+{
+	size_t length = strlen(name);
+
+	for (const char *at = text; length && (at = strstr(at, name)); at++) {
+		bool begins = at == text || !name_ok((char[]){at[-1], 0});
+		/* "n3." ends a sentence; "n3.lan" is another name. */
+		size_t more = strspn(at + length, ".-_");
+		if (begins && !name_ok((char[]){at[length + more], 0}))
+			return true;
+	}
+	return false;
+}
+
+bool line_concerns(const struct cluster *cluster, const struct engine_history *line, uint32_t node)
+{
+	return line->about == node || line->owner == node || names(line->text, cluster_node_name(cluster, node));
+}
 
 static bool log_line_read(void *ctx, const struct engine_history *line)
 {
@@ -192,7 +213,8 @@ static bool log_line_read(void *ctx, const struct engine_history *line)
 
 	if (line->now_ms < reader->since_ms || line->index <= reader->after)
 		return false; /* time goes on with the index: all that is older is older */
-	if (!reader->vm || !strcmp(reader->vm, line->vm))
+	if ((!reader->vm || !strcmp(reader->vm, line->vm)) &&
+		(!reader->node || line_concerns(engine_cluster(reader->api->engine), line, reader->node)))
 		json_array_append_new(reader->lines, view_history(reader->api, line));
 	return json_array_size(reader->lines) < reader->count;
 }
@@ -208,6 +230,10 @@ void call_log_list(struct api_call *call, const json_t *args)
 		.vm = json_string_value(json_object_get(args, "vm")),
 		.count = (size_t)number_or(args, "count", PAGE_LINES),
 	};
+	int node = call_node(call, args, "node");
+	if (node < 0)
+		return;
+	reader.node = (uint32_t)node;
 	json_t *lines = json_array();
 	struct err err;
 

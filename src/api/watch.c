@@ -115,7 +115,9 @@ static void on_history(void *ctx, const struct engine_history *line)
 		struct client *client = api->clients[i];
 		if (!client || !client->subscription.on || !client->subscription.log)
 			continue;
-		if (wants_vm(client, vm ? vm->def.uuid : ""))
+		uint32_t node = client->subscription.node;
+		if (wants_vm(client, vm ? vm->def.uuid : "") &&
+			(!node || line_concerns(engine_cluster(api->engine), line, node)))
 			send_event(client, "log", "line", view_history(api, line));
 	}
 }
@@ -189,6 +191,10 @@ void call_subscribe(struct api_call *call, const json_t *args)
 			return;
 		strcpy(subscription.vm, vm->def.uuid);
 	}
+	int node = call_node(call, args, "node");
+	if (node < 0)
+		return;
+	subscription.node = (uint32_t)node;
 	subscription.progress = !json_is_false(json_object_get(args, "progress"));
 	subscription.log = json_is_true(json_object_get(args, "log"));
 	client->subscription = subscription;

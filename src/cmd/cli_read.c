@@ -509,6 +509,7 @@ int run_log(struct cli *cli)
 	CLEANUP_JSON json_t *result = NULL;
 	CLEANUP_JSON json_t *args = json_object();
 	const char *since = cli_option(cli, "since"), *lines = cli_option(cli, "lines"), *vm = cli_option(cli, "vm");
+	const char *node = cli_option(cli, "node");
 	uint64_t since_ms = 0, count = since ? 1000 : 50;
 	const json_t *line;
 	size_t i;
@@ -521,6 +522,8 @@ int run_log(struct cli *cli)
 	json_object_set_new(args, "count", json_integer((json_int_t)count));
 	if (vm)
 		json_object_set_new(args, "vm", json_string(vm));
+	if (node)
+		json_object_set_new(args, "node", json_string(node));
 	if (cli_call(cli, "log.list", STEAL(args), &result) < 0)
 		return -1;
 	if (cli->json && !cli_flag(cli, "follow")) {
@@ -530,5 +533,6 @@ int run_log(struct cli *cli)
 	json_array_foreach(json_object_get(result, "lines"), i, line) print_log_line(cli, line);
 	if (!cli_flag(cli, "follow"))
 		return 0;
-	return follow(cli, json_pack("{s:s*, s:b, s:b}", "vm", vm, "progress", 0, "log", 1));
+	return follow(
+		cli, json_pack("{s:s*, s:s*, s:b, s:b}", "vm", vm, "node", node, "progress", 0, "log", 1));
 }

@@ -73,23 +73,77 @@ int units_parse_seconds(const char *text, uint64_t *ms, struct err *err)
 	return err_set(err, ERR_INVALID, "'%.64s': a time span is a whole number with s, m, h or d: 90s, 5m, 2h", text);
 }
 
+/* "10:02" and "10:02:30": today, or yesterday where that is still to come. */
+static bool parse_clock(const char *text, uint64_t now_ms, uint64_t *ms)
+{
+	static const char *const forms[] = {"%H:%M:%S", "%H:%M"};
+	time_t now = (time_t)(now_ms / 1000);
+
+	for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+		struct tm tm;
+		localtime_r(&now, &tm);
+		tm.tm_sec = 0;
+		tm.tm_isdst = -1;
+		const char *end = strptime(text, forms[i], &tm);
+		if (!end || *end)
+			continue;
+		time_t seconds = mktime(&tm);
+		if (seconds > now) {
+			tm.tm_mday--;
+			tm.tm_isdst = -1;
+			seconds = mktime(&tm);
+		}
+		*ms = seconds > 0 ? (uint64_t)seconds * 1000 : 0;
+		return true;
+	}
+	return false;
+}
+
+/* "5 min ago", "2h ago", "10m" */
+static bool parse_ago(const char *text, uint64_t *span_ms)
+{
+	static const struct {
+		const char *word, *unit;
+	} words[] = {{"second", "s"}, {"seconds", "s"}, {"sec", "s"}, {"minute", "m"}, {"minutes", "m"}, {"mins", "m"},
+		{"hour", "h"}, {"hours", "h"}, {"day", "d"}, {"days", "d"}};
+	char number[24], unit[12] = "", span[40];
+	int used = 0;
+
+	if (!units_parse_seconds(text, span_ms, NULL))
+		return true;
+	if (sscanf(text, "%23[0-9] %11[a-z]%n", number, unit, &used) != 2 || !used ||
+		(text[used] && strcmp(text + used, " ago") != 0))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strcmp(unit, words[i].word))
+			strcpy(unit, words[i].unit);
+	snprintf(span, sizeof(span), "%s%s", number, unit);
+	return !units_parse_seconds(span, span_ms, NULL);
+}
+
 int units_parse_since(const char *text, uint64_t now_ms, uint64_t *ms, struct err *err)
 {
-	static const char *const forms[] = {"%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"};
+	static const char *const forms[] = {
+		"%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"};
 	uint64_t span;
 
 	for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
 		struct tm tm = {.tm_isdst = -1};
 		const char *end = strptime(text, forms[i], &tm);
-		time_t seconds = end && !*end ? mktime(&tm) : -1;
+		bool utc = end && !strcmp(end, "Z");
+		time_t seconds = utc ? timegm(&tm) : end && !*end ? mktime(&tm) : -1;
 		if (seconds < 0)
 			continue;
 		*ms = (uint64_t)seconds * 1000;
 		return 0;
 	}
-	if (units_parse_seconds(text, &span, NULL) < 0)
+	if (parse_clock(text, now_ms, ms))
+		return 0;
+	if (!parse_ago(text, &span))
 		return err_set(err, ERR_INVALID,
-			"'%.64s': a time is a span (10m, 2h, 1d) or a date (2024-05-01, '2024-05-01 12:00')", text);
+			"'%.64s': a time is a span (10m, 2h, '5 min ago'), one of the day (10:02) or a date (2024-05-01, "
+			"'2024-05-01 12:00', 2024-05-01T12:00:00Z)",
+			text);
 	*ms = span < now_ms ? now_ms - span : 0;
 	return 0;
 }

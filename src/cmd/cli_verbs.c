@@ -115,11 +115,13 @@ const struct verb cli_verbs[] = {
 	{.name = "log", .run = run_log, .summary = "what happened, and why",
 		.text = "Every change of the cluster is in its log with its reason: who asked, or which report decided.",
 		.opts = {
-			{"since", 'S', "TIME", "only what is newer: 10m, 2h, 1d, or '2024-05-01 12:00'", 0, 0, 0},
+			{"since", 'S', "TIME", "only what is newer: 10:02, 10m, '5 min ago', '2024-05-01 12:00'", 0, 0, 0},
 			{"lines", 'l', "COUNT", "at most so many, the newest (default 50, at most 1000)", 0, 0, 0},
 			{"vm", 0, "VM", "only lines about this VM", 0, COMPLETE_VM, 0},
-			{"follow", 'F', NULL, "go on with what happens from now", 0, 0, 0}},
-		.examples = {"watari log", "watari log --since 2h --vm web", "watari log --follow"}},
+			{"node", 0, "NODE", "only lines about this node, about a VM that it owns then, or that name it", 0, COMPLETE_NODE, 0},
+			{"follow", 'f', NULL, "go on with what happens from now", 0, 0, 0}},
+		.examples = {"watari log", "watari log --since 2h --vm web", "watari log --since 10:02 --node n3",
+			"watari log --since '5 min ago' -f"}},
 
 	{.noun = "cluster", .name = "force-quorum", .run = run_force_quorum,
 		.summary = "go on without a majority, when the other nodes never come back",

@@ -148,6 +148,19 @@ def test_a_forecast_says_where_vms_would_go(shell):
     assert shell.json("vm", "show", "web")["node"] == home  # nothing was changed
 
 
+def test_the_log_is_narrowed(shell):
+    shell.create("web")
+    shell.create("db")
+    shell.ok("vm", "start", "web", "--on", "n2")
+    shell.ok("vm", "start", "db", "--on", "n1")
+    of_n2 = [line["text"] for line in shell.json("log", "--node", "n2")["lines"]]
+    assert "web: starting -> online: runs on n2" in of_n2 and any(text.startswith("n2: online") for text in of_n2)
+    assert not any(text.startswith(("db:", "n1:")) for text in of_n2)
+    assert shell.json("log", "--node", "n2", "--vm", "db")["lines"] == []
+    assert shell.json("log", "--since", "5 min ago")["lines"] and not shell.json("log", "--since", "2999-01-01")["lines"]
+    assert shell.run("log", "--node", "n9").returncode and "a time is a span (10m, 2h, '5 min ago'), one of the day (10:02)" in shell.run("log", "-S", "soon").stderr
+
+
 def test_figures_are_in_json(shell):
     shell.create("web", "--start")
     task = shell.json("vm", "move", "web", "--to", "n2")

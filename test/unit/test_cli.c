@@ -74,6 +74,33 @@ static void spans_and_dates(void **state)
 	assert_int_equal(units_parse_since("2024-05-01 12:00", 0, &ms, &err), 0);
 	assert_int_equal(ms, 1714564800000);
 	assert_int_equal(units_parse_since("2024-05-01", 0, &ms, &err), 0);
+	/* 2024-05-01 12:00:30 is now. */
+	static const struct {
+		const char *text;
+		uint64_t ms;
+	} cases[] = {
+		{"2024-05-01T12:00:00", 1714564800000},
+		{"2024-05-01T12:00:00Z", 1714564800000},
+		{"2024-05-01T12:00Z", 1714564800000},
+		{"10:02", 1714557720000},
+		{"10:02:11", 1714557731000},
+		{"12:00", 1714564800000},
+		{"12:01", 1714478460000}, /* yesterday's */
+		{"5 min ago", 1714564530000},
+		{"5 minutes ago", 1714564530000},
+		{"5min", 1714564530000},
+		{"1 hour ago", 1714561230000},
+		{"2h ago", 1714557630000},
+		{"30s", 1714564800000},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (units_parse_since(cases[i].text, 1714564830000, &ms, &err) < 0 || ms != cases[i].ms)
+			fail_msg("'%s' gave %llu", cases[i].text, (unsigned long long)ms);
+	}
+	static const char *const wrong[] = {"10:61", "25:00", "10:02x", "ago", "5 ago", "5 min later", "-5 min ago", "5 min  ago"};
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+		if (!units_parse_since(wrong[i], 1714564830000, &ms, &err))
+			fail_msg("'%s' gave %llu", wrong[i], (unsigned long long)ms);
 	assert_int_equal(units_parse_since("2024-05-01x", 0, &ms, &err), -1);
 	assert_int_equal(units_parse_since("yesterday", 0, &ms, &err), -1);
 }
