@@ -30,6 +30,7 @@ struct core_label {
 	uint32_t vm;	/* index + 1 of one that has it; 0: a free slot */
 	uint64_t nodes; /* where VMs with it are, bits */
 };
+enum { PLACE_NOTE_BYTES = 96 };
 struct core_plan {
 	bool counted;  /* memory_mib and probation hold */
 	bool labelled; /* labels hold */
@@ -40,6 +41,7 @@ struct core_plan {
 	uint32_t queue_count;
 	uint64_t queue[VMS_MAX]; /* VMs to be placed, sorted: what counts first in the high bits, the slot in the low ones */
 	uint8_t chosen[VMS_MAX]; /* by place in the queue: the node, or 0 */
+	char notes[VMS_MAX][PLACE_NOTE_BYTES]; /* the same: why it is no other one, for those that may start in this step */
 	struct core_label labels[CORE_LABELS];
 };
 

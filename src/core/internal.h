@@ -42,6 +42,8 @@ void place_count(const struct cluster *cluster, struct core_plan *plan);
 void place_claim(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node);
 /* Whether the node could take the VM now; text gets the fact that decides. */
 bool place_fits(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node, char *text);
+/* Which of the usable nodes could not take it now, and why; empty: all could. */
+void place_others(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, char note[PLACE_NOTE_BYTES]);
 /* Memory alone keeps the VM from this usable node, or its vCPUs and devices as well; no rule does. */
 bool place_lacks_room(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node);
 /* The best node that is not in `except` (bits); 0: none, and text says why. */

@@ -236,6 +236,7 @@ bool place_beside(const struct cluster *cluster, struct core_plan *plan, const s
 /* Facts of several nodes in one text: as many as fit, and how many more there are. */
 struct facts_text {
 	char *text;
+	size_t size;
 	size_t used;
 	uint32_t left_out;
 };
@@ -244,19 +245,26 @@ static void facts_add(struct facts_text *facts, const char *why)
 {
 	enum { ROOM_FOR_MORE = 24 };
 
-	if (facts->left_out || facts->used + strlen(why) + 2 + ROOM_FOR_MORE >= REASON_BYTES) {
+	if (facts->left_out || facts->used + strlen(why) + 2 + ROOM_FOR_MORE >= facts->size) {
 		facts->left_out++;
 		return;
 	}
 	facts->used += (size_t)snprintf(
-		facts->text + facts->used, REASON_BYTES - facts->used, "%s%s", facts->used ? "; " : "", why);
+		facts->text + facts->used, facts->size - facts->used, "%s%s", facts->used ? "; " : "", why);
+}
+
+static void facts_end(struct facts_text *facts)
+{
+	if (facts->left_out)
+		snprintf(facts->text + facts->used, facts->size - facts->used, "%s%u nodes more",
+			facts->used ? "; and " : "not ", facts->left_out);
 }
 
 /* Why no node can take it. */
 static void explain_all(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint64_t except,
 	char text[REASON_BYTES])
 {
-	struct facts_text facts = {.text = text};
+	struct facts_text facts = {.text = text, .size = REASON_BYTES};
 	char why[REASON_BYTES];
 
 	text[0] = 0;
@@ -264,10 +272,24 @@ static void explain_all(const struct cluster *cluster, struct core_plan *plan, c
 		if (cluster_node(cluster, node)->id && !(except & node_bit(node)) &&
 			!place_may(cluster, plan, vm, node, why))
 			facts_add(&facts, why);
-	if (facts.left_out)
-		snprintf(text + facts.used, REASON_BYTES - facts.used, "; and %u nodes more", facts.left_out);
+	facts_end(&facts);
 	if (!text[0])
 		reason_set(text, "%s", except ? "no node is left to try" : "no node is online");
+}
+
+void place_others(const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, char note[PLACE_NOTE_BYTES])
+{
+	struct facts_text facts = {.text = note, .size = PLACE_NOTE_BYTES};
+	char why[REASON_BYTES];
+
+	note[0] = 0;
+	for (uint32_t node = 1; node <= NODES_MAX; node++) {
+		/* Once the note is full only their number counts. */
+		if (!node_usable(cluster, node) || place_may(cluster, plan, vm, node, facts.left_out ? NULL : why))
+			continue;
+		facts_add(&facts, facts.left_out ? "" : why);
+	}
+	facts_end(&facts);
 }
 
 uint32_t place_choose(

@@ -216,7 +216,20 @@ static uint32_t choose(struct step *step, struct vm *vm, struct found *found)
 	return node;
 }
 
-static void start_one(struct step *step, struct vm *vm, uint32_t node, bool beside)
+/* Beside a note, "starting on" and a node's name; what is cut off was said when the node died. */
+enum { NOTED_REASON_MAX = 96 };
+
+/* How many of its bytes are at most `max`, without a part of a UTF-8 sequence. */
+static int cut_at(const char *text, int max)
+{
+	int length = (int)strnlen(text, (size_t)max);
+
+	while (length == max && length && ((unsigned char)text[length] & 0xc0) == 0x80)
+		length--;
+	return length;
+}
+
+static void start_one(struct step *step, struct vm *vm, uint32_t node, bool beside, const char *note)
 {
 	static const char *const because[VM_WAIT_COUNT] = {[WAIT_ROOM] = "there is room now",
 		[WAIT_ORDER] = "those before it are up",
@@ -227,6 +240,8 @@ static void start_one(struct step *step, struct vm *vm, uint32_t node, bool besi
 	if (beside)
 		reason_set(why, "beside another VM of anti-affinity '%s', no other node has room; %.120s",
 			vm->def.policy.anti_affinity, reason);
+	else if (note[0])
+		reason_set(why, "%.*s; %s", cut_at(reason, NOTED_REASON_MAX), reason, note);
 	else
 		reason_set(why, "%.190s", reason);
 	vm->tried = 0;
@@ -257,6 +272,7 @@ enum { BESIDE = 0x80 }; /* in plan.chosen: the place is one that soft anti-affin
 static void run_queue(struct step *step, struct found *found)
 {
 	struct core_plan *plan = step->plan;
+	uint32_t noted[NODES_MAX + 1] = {0};
 	bool held = false;
 
 	queue_sort(plan);
@@ -269,6 +285,9 @@ static void run_queue(struct step *step, struct found *found)
 			continue;
 		if (place_beside(step->cluster, plan, vm, node))
 			plan->chosen[i] |= BESIDE;
+		plan->notes[i][0] = 0;
+		if (plan->starts[node] + noted[node]++ < STARTS_MAX)
+			place_others(step->cluster, plan, vm, plan->notes[i]);
 		place_claim(step->cluster, plan, vm, node);
 		gate_lower(&found->gate, vm->def.policy.start_order);
 	}
@@ -284,7 +303,7 @@ static void run_queue(struct step *step, struct found *found)
 			continue;
 		}
 		plan->starts[node]++;
-		start_one(step, vm, node, plan->chosen[i] & BESIDE);
+		start_one(step, vm, node, plan->chosen[i] & BESIDE, plan->notes[i]);
 		next_at(step, &found->slow_ms, vm->since_ms + START_SLOT_MS);
 	}
 	if (held)

@@ -200,6 +200,21 @@ static void who_has_no_room_is_told_with_a_fact_for_each_node(void **state)
 	assert_int_equal(of(w, "db")->to, 1);
 }
 
+/* The chain that 'why' tells must hold the fact for which it is not where one would expect it. */
+static void a_start_tells_which_nodes_could_not_take_it(void **state)
+{
+	struct world *w = world(state, 3, 2048);
+	uint32_t order[64] = {0};
+
+	RUN(2, .memory_mib = 1536);
+	RUN(3, .memory_mib = 1024, .name = "web");
+	forecast(w, 4);
+	assert_string_equal(of(w, "web")->text,
+		"starting on n1: n3 is dead: fenced by n1: devices of level 1; n2 has 512 MiB free, web needs 1024");
+	let_n3_die(w, order);
+	assert_int_equal(of(w, "web")->to, cluster_vm_find(w->cluster, "web")->owner);
+}
+
 /* Room is everywhere, and a rule forbids it. */
 static void a_rule_is_told_as_a_rule(void **state)
 {
@@ -321,6 +336,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		T(what_was_forecast_happens),
 		T(who_has_no_room_is_told_with_a_fact_for_each_node),
+		T(a_start_tells_which_nodes_could_not_take_it),
 		T(a_rule_is_told_as_a_rule),
 		T(without_proof_it_stays_blocked),
 		T(a_watchdog_proves_it),
