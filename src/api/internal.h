@@ -200,6 +200,8 @@ int disk_check_run(const struct vm_def *def, struct err *err);
 json_t *view_status(struct api *api);
 json_t *view_node(struct api *api, const struct node *node);
 json_t *view_vm(struct api *api, const struct vm *vm, bool whole);
+/* For each node whether it could take the VM, which has none, and the fact that decides. */
+json_t *view_placement(struct api *api, const struct vm *vm);
 json_t *view_task(struct api *api, const struct task *task);
 json_t *view_progress(struct api *api, const struct engine_progress *progress);
 json_t *view_history(struct api *api, const struct engine_history *line);

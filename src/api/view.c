@@ -181,6 +181,30 @@ static json_t *saved_json(const struct cluster *cluster, const struct saved_stat
 	return view;
 }
 
+struct placement {
+	const struct cluster *cluster;
+	json_t *list;
+};
+
+static void on_place(void *ctx, uint32_t node, bool fits, const char *text)
+{
+	struct placement *placement = ctx;
+	json_t *entry = json_object();
+
+	set(entry, "node", node_name_json(placement->cluster, node));
+	set(entry, "fits", json_boolean(fits));
+	set(entry, "text", json_string(text));
+	json_array_append_new(placement->list, entry);
+}
+
+json_t *view_placement(struct api *api, const struct vm *vm)
+{
+	struct placement placement = {.cluster = engine_cluster(api->engine), .list = json_array()};
+
+	engine_place_each(api->engine, vm, on_place, &placement);
+	return placement.list;
+}
+
 /* A note is what the owner's node sees of the guest now (it is paused, and why), and told again while it lasts. */
 json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 {
@@ -217,6 +241,8 @@ json_t *view_vm(struct api *api, const struct vm *vm, bool whole)
 	if (vm->storage_lost)
 		set(view, "storage", storage_json(cluster, vm));
 	set(view, "definition", definition_to_json(cluster, &vm->def));
+	if (!vm->owner && !vm->target)
+		set(view, "placement", view_placement(api, vm));
 	return view;
 }
 

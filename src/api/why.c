@@ -158,7 +158,10 @@ void call_why(struct api_call *call, const json_t *args)
 		chain->vm = vm->def.name;
 		if (vm->owner)
 			chain->nodes |= node_bit(vm->owner);
-		answer(call, chain, view_vm(call->api, vm, false), "vm");
+		json_t *subject = view_vm(call->api, vm, false);
+		if (vm->wait == WAIT_ROOM)
+			json_object_set_new(subject, "placement", view_placement(call->api, vm));
+		answer(call, chain, subject, "vm");
 		return;
 	}
 	const struct node *node = cluster_node_find(cluster, node_name);

@@ -131,6 +131,8 @@ const char *member_text(const json_t *object, const char *key);
 uint64_t member_number(const json_t *object, const char *key);
 const char *color_of(const struct cli *cli, const char *state);
 const char *color_end(const struct cli *cli);
+/* A line for each node: whether it could take a VM, and why (not). Takes NULL. */
+void print_placement(const json_t *placement);
 void print_task_result(const struct cli *cli, const json_t *task);
 
 /* cli_change.c */

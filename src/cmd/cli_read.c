@@ -299,6 +299,15 @@ static void print_storage(const json_t *storage)
 			json_string_value(node), json_string_value(node));
 }
 
+void print_placement(const json_t *placement)
+{
+	const json_t *entry;
+	size_t i;
+
+	json_array_foreach(placement, i, entry) printf("%-9s %s: %s\n", i ? "" : "could run",
+		json_is_true(json_object_get(entry, "fits")) ? "yes" : "no", member_text(entry, "text"));
+}
+
 static void print_vm(const struct cli *cli, const json_t *vm)
 {
 	const json_t *definition = json_object_get(vm, "definition");
@@ -325,6 +334,7 @@ static void print_vm(const struct cli *cli, const json_t *vm)
 	printf("priority  %s; when its node is shut down: %s\n", member_text(definition, "priority"),
 		member_text(definition, "offline_action"));
 	policy_print(definition);
+	print_placement(json_object_get(vm, "placement"));
 	print_devices(definition);
 }
 

@@ -55,6 +55,7 @@ int run_why(struct cli *cli)
 		return 0;
 	}
 	print_now(kind, json_object_get(result, "subject"));
+	print_placement(json_object_get(json_object_get(result, "subject"), "placement"));
 	json_array_foreach(json_object_get(result, "lines"), i, line) print_line(line);
 	if (!json_array_size(json_object_get(result, "lines")))
 		printf("  the log does not reach back that far\n");

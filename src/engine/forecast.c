@@ -51,3 +51,18 @@ void engine_forecast_survival(struct engine_forecast *forecast, struct forecast_
 {
 	core_survival(&forecast->from, forecast->quorum_needs, &forecast->work, &forecast->result, survival);
 }
+
+void engine_place_each(const struct engine *engine, const struct vm *vm, engine_place_fn *fn, void *ctx)
+{
+	CLEANUP_FREE struct core_plan *plan = calloc(1, sizeof(*plan));
+	char text[REASON_BYTES];
+
+	assert(plan);
+	for (uint32_t id = 1; id <= NODES_MAX; id++) {
+		if (!cluster_node(engine->cluster, id)->id)
+			continue;
+		bool fits = core_place_explain(
+			engine->cluster, plan, (uint32_t)(vm - engine->cluster->vms), id, text);
+		fn(ctx, id, fits, text);
+	}
+}

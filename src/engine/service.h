@@ -87,6 +87,10 @@ void engine_submit(struct engine *engine, const struct event *event, engine_repl
  * is sent, and what only the target's machine knows is not asked. */
 void engine_try(struct engine *engine, const struct event *event, struct engine_reply *reply);
 
+/* For each node that is known: whether it could take the VM now, and the fact that decides it, or the room that it has. */
+typedef void engine_place_fn(void *ctx, uint32_t node, bool fits, const char *text);
+void engine_place_each(const struct engine *engine, const struct vm *vm, engine_place_fn *fn, void *ctx);
+
 /* What would happen if nodes died now. new copies the committed state (ms, at 8,000 VMs some ten) and belongs to the loop's
  * thread; the rest works on that copy alone, for long where there is much, on any one thread. run's result is overwritten
  * by the next run, and by survival. */

@@ -161,6 +161,25 @@ def test_the_log_is_narrowed(shell):
     assert shell.run("log", "--node", "n9").returncode and "a time is a span (10m, 2h, '5 min ago'), one of the day (10:02)" in shell.run("log", "-S", "soon").stderr
 
 
+def test_placement_is_explained_for_each_node(shell):
+    shell.create("web", "--possible", "n2")
+    placement = {entry["node"]: entry for entry in shell.json("vm", "show", "web")["placement"]}
+    assert [placement[node]["fits"] for node in ("n1", "n2", "n3")] == [False, True, False]
+    assert "n1 is no possible owner of web" in placement["n1"]["text"] and "MiB free" in placement["n2"]["text"]
+    text = shell.ok("vm", "show", "web")
+    assert "could run no: n1 is no possible owner of web" in text and "yes: n2 has" in text
+    done = shell.run("vm", "start", "web", "--on", "n3", "--dry-run")
+    assert done.returncode and "n3 is no possible owner of web" in done.stderr
+    shell.ok("vm", "edit", "web", "--memory", "1T")
+    done = shell.run("vm", "start", "web", "--dry-run")
+    assert done.returncode and "n1 is no possible owner of web; n2 has" in done.stderr and "web needs 1048576" in done.stderr
+    shell.ok("vm", "edit", "web", "--memory", "512M")
+    shell.ok("vm", "start", "web")
+    assert "placement" not in shell.json("vm", "show", "web")  # it runs
+    done = shell.run("vm", "move", "web", "--to", "n1", "--dry-run")
+    assert done.returncode and "n1 is no possible owner of web" in done.stderr
+
+
 def test_figures_are_in_json(shell):
     shell.create("web", "--start")
     task = shell.json("vm", "move", "web", "--to", "n2")
