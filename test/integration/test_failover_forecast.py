@@ -49,7 +49,8 @@ def test_what_was_forecast_happens(lab):
 
     lab.power_off("n2")
     runs = {name for name, vm in told.items() if vm["end"] == "runs"}
-    wait_until(lambda: all(state_of(lab)[name]["state"] == "online" for name in runs), 60, "the VMs to run elsewhere")
+    wait_until(lambda: all(vm["state"] == "online" and vm["node"] != "n2"
+                           for name, vm in state_of(lab).items() if name in runs), 60, "the VMs to run elsewhere")
     after = state_of(lab)
     assert {name: after[name]["node"] for name in told} == {name: vm["to"] for name, vm in told.items()}
     assert starts(lab, since) == sorted(runs, key=lambda name: told[name]["order"])
