@@ -9,7 +9,7 @@
 
 enum {
 	TICKS_MAX = 64,		/* each for a start delay */
-	WORK_MAX = 1000 * 1000, /* VMs looked at while sets of nodes are tried */
+	WORK_MAX = 2000 * 1000, /* VMs looked at while sets of nodes are tried */
 	WORK_OF_A_RUN = 200,	/* beside its VMs */
 };
 
