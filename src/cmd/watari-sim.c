@@ -14,10 +14,9 @@ static const char help[] =
 	"watari-sim: the product's core and engine in a simulated cluster, with checkers that watch from outside\n"
 	"\n"
 	"  watari-sim random [--seeds N] [--seed S] [--nodes N] [--duration MS] [--jobs J] [--keep-going] "
-	"[--split-two] [--json]\n"
+	"[--json]\n"
 	"      Runs N seeds (1) from S (1) on. A violation is printed with the command that replays it; the first one\n"
 	"      ends the campaign, unless --keep-going. --json: a line with seeds, violations, seeds_per_second.\n"
-	"      --split-two: two nodes of votequorum's two_node may also lose each other (see docs/simulator.md).\n"
 	"  watari-sim random --seed S --trace\n"
 	"      Runs one seed and prints all that happens in it.\n"
 	"  watari-sim run [--update] [--trace] DIR...\n"
@@ -73,8 +72,7 @@ static int parse(int argc, char **argv, struct options *options, struct err *err
 	const struct {
 		const char *name;
 		bool *value;
-	} flags[] = {{"--trace", &options->trace}, {"--json", &options->json}, {"--keep-going", &options->keep_going},
-		{"--split-two", &options->runner.random.split_two}};
+	} flags[] = {{"--trace", &options->trace}, {"--json", &options->json}, {"--keep-going", &options->keep_going}};
 
 	options->runner.seeds = options->runner.first_seed = 1;
 	for (int i = 0; i < argc; i++) {

@@ -149,6 +149,7 @@ static void view_step(struct step *step)
 	vms_lost(step, lost);
 	view_boots(step);
 	fence_view(step, lost);
+	fence_proven_before(step);
 }
 
 /* The owner is back and nobody else was given the VM in between. */

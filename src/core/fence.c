@@ -275,6 +275,15 @@ void fence_review(struct step *step)
 	}
 }
 
+static void fences_count(struct step *step, struct node *node)
+{
+	if (node->fences_ms + FENCES_PERIOD_MS < step->cluster->now_ms || !node->fences) {
+		node->fences = 0;
+		node->fences_ms = step->cluster->now_ms;
+	}
+	node->fences += !node->fence.found_off;
+}
+
 static void node_dies(struct step *step, struct node *node)
 {
 	struct cluster *cluster = step->cluster;
@@ -296,6 +305,26 @@ static void node_dies(struct step *step, struct node *node)
 	}
 	suspects_judge(step, node->id);
 	fence_review(step);
+}
+
+/* Of two nodes the one that goes on wrote nothing before the other was proven off: its first word carries the proof. */
+void fence_proven_before(struct step *step)
+{
+	const struct event *event = step->event;
+
+	if (event->proof == PROOF_NONE || event->target < 1)
+		return;
+	struct node *node = &step->cluster->nodes[event->target - 1];
+	if (!node->id || node->state != NODE_LOST || is_member(step->cluster, node->id))
+		return;
+	if (!node->fence.id)
+		node->fence.id = step->cluster->index;
+	node->fence.found_off = event->proof == PROOF_FENCED && !event->was_on;
+	if (event->proof == PROOF_FENCED)
+		fences_count(step, node);
+	node->fence.proof = event->proof;
+	reason_set(node->fence.text, "%s", event->text);
+	node_dies(step, node);
 }
 
 /* The node that was doubted has power, or had: the device that was suspected did switch what it should. */
@@ -381,11 +410,7 @@ static void fenced(struct step *step, struct node *node)
 		return;
 	}
 	node->fence.found_off = was_found_off(step, node);
-	if (node->fences_ms + FENCES_PERIOD_MS < cluster->now_ms || !node->fences) {
-		node->fences = 0;
-		node->fences_ms = cluster->now_ms;
-	}
-	node->fences += !node->fence.found_off;
+	fences_count(step, node);
 	node->fence.proof = PROOF_FENCED;
 	reason_set(node->fence.text, "%s by %s: %.150s", node->fence.found_off ? "found off" : "fenced", by, event->text);
 	if (!node->fence.doubt) {
@@ -536,6 +561,15 @@ static struct node *lost_node(struct step *step)
 	return node;
 }
 
+/* Asked of one half of two: it has carried it out, and said so with its first view (fence_proven_before). */
+static bool done_before(const struct step *step)
+{
+	const struct event *event = step->event;
+
+	return event->proof != PROOF_NONE && event->target &&
+	       cluster_node(step->cluster, event->target)->state == NODE_DEAD;
+}
+
 static void confirm_off(struct step *step)
 {
 	struct node *node = lost_node(step);
@@ -587,6 +621,8 @@ static void fence_now(struct step *step)
 
 void fence_request_step(struct step *step)
 {
+	if (done_before(step))
+		return;
 	if (step->event->kind == EVENT_FENCE_SET)
 		device_set(step);
 	else if (step->event->kind == EVENT_FENCE_REMOVE)

@@ -105,6 +105,7 @@ void vm_move_to(struct step *step, struct vm *vm, uint32_t target, bool dry_run,
 
 /* fence.c */
 void fence_view(struct step *step, uint64_t lost);
+void fence_proven_before(struct step *step);
 void fence_begin(struct step *step, struct node *node);
 void fence_review(struct step *step);
 void fence_node_returns(struct step *step, struct node *node, bool rebooted);

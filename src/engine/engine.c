@@ -115,6 +115,7 @@ void engine_free(struct engine *engine)
 	if (engine->started) {
 		reconcile_fini(engine);
 		selffence_fini(engine);
+		half_end(engine);
 		fence_stop(engine);
 		ask_stop(engine);
 		loop_timer_cancel(engine->ports.loop, engine->transfer_timer);

@@ -7,6 +7,12 @@
 #include <assert.h>
 #include <string.h>
 
+/* The state whose duties count: that of the log, but for a half that may not write it. */
+static const struct cluster *judged(const struct engine *engine)
+{
+	return engine->half ? engine->half : engine->cluster;
+}
+
 /* An order's number at the port: the event that gave it, the suspect and the device's place in the level. */
 static uint64_t port_id(uint64_t order, uint32_t suspect, uint32_t place)
 {
@@ -63,7 +69,7 @@ static bool is_meant(const struct fence_device *device, uint32_t suspect, uint32
 /* All devices of the level at once: a server with two supplies is off only when both are. */
 static void begin(struct engine *engine, struct fence_work *work, uint32_t suspect, const struct fence_duty *duty)
 {
-	const struct cluster *cluster = engine->cluster;
+	const struct cluster *cluster = judged(engine);
 
 	work->order = duty->order;
 	work->level = duty->level;
@@ -106,7 +112,10 @@ static void report(struct engine *engine, struct fence_work *work, uint32_t susp
 	event.epoch = by_watchdog ? 0 : work->order;
 	event.was_on = work->was_on && !work->failed;
 	memcpy(event.text, work->text, sizeof(event.text));
-	sync_send_event(engine, &event);
+	if (engine->half)
+		half_report(engine, &event);
+	else
+		sync_send_event(engine, &event);
 }
 
 static void on_awaited(void *ctx)
@@ -121,11 +130,11 @@ static void on_awaited(void *ctx)
 
 void fence_look(struct engine *engine)
 {
-	if (!engine_acts(engine))
+	if (!engine->half && !engine_acts(engine))
 		return;
 	for (uint32_t suspect = 1; suspect <= NODES_MAX; suspect++) {
 		struct fence_work *work = &engine->fence_work[suspect - 1];
-		struct fence_duty duty = core_fence_duty(engine->cluster, suspect, engine->ports.group->node);
+		struct fence_duty duty = core_fence_duty(judged(engine), suspect, engine->ports.group->node);
 
 		if (work->id && (work->id != duty.id || (!duty.run && !duty.await_ms)))
 			work_end(engine, work, suspect);
@@ -164,9 +173,9 @@ void fence_on_done(void *ctx, uint64_t id, enum fence_result result, bool was_on
 	if (!work->id || work->order != id >> 16 || !work->waiting || work->finished)
 		return; /* the answer to an order that is over */
 	const char *device = "a device";
-	for (uint32_t i = 0, seen = 0; i < engine->cluster->fence_device_count; i++)
-		if (is_meant(&engine->cluster->fence_devices[i], suspect, work->level) && seen++ == place)
-			device = engine->cluster->fence_devices[i].name;
+	for (uint32_t i = 0, seen = 0; i < judged(engine)->fence_device_count; i++)
+		if (is_meant(&judged(engine)->fence_devices[i], suspect, work->level) && seen++ == place)
+			device = judged(engine)->fence_devices[i].name;
 	engine_trace(engine, "fence: %s answers %s: %s", device, fence_result_name((int)result), text);
 	work_text(work, device, text);
 	work->failed |= result != FENCE_RESULT_OFF;

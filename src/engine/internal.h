@@ -27,6 +27,7 @@ _Static_assert((int)MESSAGE_BYTES_MAX <= (int)GROUP_MESSAGE_MAX, "a message must
 
 enum sync_state {
 	SYNC_OUT,      /* no quorate view */
+	SYNC_HALF,     /* of two nodes cut apart: writes nothing before the other is proven off (half.c) */
 	SYNC_BEGIN,    /* view is there; waiting for the lowest member to begin */
 	SYNC_COLLECT,  /* waiting for every member's STATE */
 	SYNC_TRANSFER, /* taking, or giving, what the best member has */
@@ -209,6 +210,15 @@ struct engine {
 	struct peer peers[NODES_MAX];
 	bool forced; /* an administrator made these members a quorum; until there is a real one */
 	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
+	bool sole; /* of two nodes: the other cannot go on before it was synced with this one */
+	uint32_t sole_over; /* for this proof that it is off; 0: its daemon alone left the ring that both were in */
+	enum death_proof sole_proof;
+	bool sole_was_on;
+	char sole_text[REASON_BYTES];
+	struct cluster *half; /* SYNC_HALF: a copy of the state, in which the other one is fenced */
+	uint32_t half_other;
+	uint64_t half_count;
+	struct loop_timer *half_timer;
 	struct entries incoming;
 	struct blob snapshot; /* being received or sent */
 	struct blob trail;
@@ -285,7 +295,17 @@ void sync_on_ready(struct engine *engine);
 uint32_t sync_needed(const struct engine *engine);
 void sync_leave(struct engine *engine, const char *why);
 void sync_look(struct engine *engine);
+/* The view may be synced now. */
+void sync_begin(struct engine *engine);
 void sync_send_event(struct engine *engine, struct event *event);
+
+/* half.c */
+bool half_waits(const struct engine *engine, const struct group_view *view, bool alone_in_log);
+void half_begin(struct engine *engine);
+void half_end(struct engine *engine);
+void half_report(struct engine *engine, struct event *event);
+/* False: `reply` is the answer. True: the request, changed, is to be queued: it is answered when this half goes on. */
+bool half_submit(struct engine *engine, struct event *request, struct engine_reply *reply);
 
 /* reconcile.c */
 void reconcile_dirty(struct engine *engine, uint32_t vm);

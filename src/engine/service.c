@@ -200,7 +200,16 @@ void engine_submit(struct engine *engine, const struct event *request, engine_re
 		reply(ctx, &refused);
 		return;
 	}
-	struct pending *pending = queue(engine, request, reply, ctx);
+	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
+	struct engine_reply answer;
+	assert(event);
+	*event = *request;
+	event->proof = PROOF_NONE;
+	if (engine->half && !half_submit(engine, event, &answer)) {
+		reply(ctx, &answer);
+		return;
+	}
+	struct pending *pending = queue(engine, event, reply, ctx);
 	if (engine->sync != SYNC_OUT)
 		return;
 	loop_timer_cancel(engine->ports.loop, pending->timer);

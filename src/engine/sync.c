@@ -32,8 +32,10 @@ void sync_out(struct engine *engine, const char *why)
 
 	if (was_in)
 		engine->out_ms = loop_now_ms(engine->ports.loop);
+	half_end(engine);
 	engine->sync = SYNC_OUT;
-	engine->last_of_two = false;
+	engine->last_of_two = engine->sole = false;
+	engine->sole_over = 0;
 	engine->view.quorate = false;
 	transfer_reset(engine);
 	snprintf(engine->out_reason, sizeof(engine->out_reason), "%.200s", why);
@@ -66,7 +68,7 @@ void sync_leave(struct engine *engine, const char *why)
 /* Neither out nor done, and nothing has come for so long. */
 static bool stands_still(const struct engine *engine, uint64_t limit_ms)
 {
-	return engine->sync != SYNC_OUT && engine->sync != SYNC_DONE &&
+	return engine->sync > SYNC_HALF && engine->sync != SYNC_DONE &&
 	       loop_now_ms(engine->ports.loop) > engine->sync_since_ms + limit_ms;
 }
 
@@ -146,6 +148,23 @@ void sync_on_view(void *ctx, const struct group_view *view)
 		sync_out(engine, why);
 		return;
 	}
+	if (view->members & ~node_bit(engine->ports.group->node)) {
+		engine->sole = false;
+		engine->sole_over = 0;
+	} else if (view->expected_votes == 2 && (view->ring & ~view->members)) {
+		engine->sole = true; /* its daemon is away, and waits for this one when it starts */
+	}
+	if (half_waits(engine, view, last_view(engine) == view->members)) {
+		service_view_lost(engine);
+		half_begin(engine);
+		return;
+	}
+	half_end(engine);
+	sync_begin(engine);
+}
+
+void sync_begin(struct engine *engine)
+{
 	fence_spare(engine);
 	engine->sync = SYNC_BEGIN;
 	engine->sync_since_ms = loop_now_ms(engine->ports.loop);
@@ -166,7 +185,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 {
 	struct message state = {.kind = MESSAGE_STATE, .nonce = message->nonce};
 
-	if (from != engine_lowest(engine) || engine->sync == SYNC_OUT || !message->nonce ||
+	if (from != engine_lowest(engine) || engine->sync <= SYNC_HALF || !message->nonce ||
 		message->nonce == engine->nonce)
 		return;
 	transfer_reset(engine);
@@ -459,6 +478,12 @@ static void send_view_event(struct engine *engine)
 	event->kind = EVENT_VIEW;
 	event->members = engine->view.members;
 	event->ring = engine->view.ring;
+	if (engine->sole_over) {
+		event->target = engine->sole_over;
+		event->proof = engine->sole_proof;
+		event->was_on = engine->sole_was_on;
+		memcpy(event->text, engine->sole_text, sizeof(event->text));
+	}
 	for (uint32_t id = 1; id <= NODES_MAX; id++) {
 		if (!(engine->view.members & node_bit(id)) || !engine->peers[id - 1].boot_id[0])
 			continue;

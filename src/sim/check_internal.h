@@ -46,7 +46,6 @@ struct check_point {
 	uint64_t digest;
 	uint64_t bytes_hash; /* 0: not looked at yet */
 	uint32_t node;	     /* that was there first */
-	bool alone;	     /* of two nodes, by the one that went on: may be dropped again */
 };
 
 struct check_line {

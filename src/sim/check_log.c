@@ -89,13 +89,6 @@ static void note_saved(struct sim *sim, const struct cluster *cluster)
 	}
 }
 
-/* Two halves of two nodes both write down that the other is lost, and one of the two is dropped when they meet again;
- * nothing of it is acknowledged before the other is proven dead. So they are compared when they are together. */
-static bool may_differ(const struct sim *sim, const struct cluster *cluster)
-{
-	return sim->config.two_node && __builtin_popcountll(cluster->members) < 2;
-}
-
 static void check_same_history(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, bool whole)
 {
 	struct check_point *point = point_at(sim->checks, cluster->index);
@@ -104,14 +97,11 @@ static void check_same_history(struct sim *sim, const struct sim_node *node, con
 		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
 		checks_tasks(sim, node, cluster);
 		note_saved(sim, cluster);
-	} else if (point->digest != cluster->digest && (point->alone || may_differ(sim, cluster))) {
-		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
 	} else if (point->digest != cluster->digest) {
 		sim_violation(sim, "I5: n%u and n%u have committed different histories up to index %" PRIu64, point->node,
 			node->id, cluster->index);
 		return;
 	}
-	point->alone = may_differ(sim, cluster);
 	if (!whole && cluster->index % BYTES_EVERY)
 		return;
 	uint64_t hash = bytes_hash(sim->checks, cluster);
@@ -258,7 +248,7 @@ void checks_step(struct sim *sim, struct sim_node *node)
 		node->seen_view_us = view_us;
 		node->seen_synced = false;
 	}
-	if (cluster->index < node->seen_index && !sim->config.two_node)
+	if (cluster->index < node->seen_index)
 		sim_violation(sim, "I4: n%u's committed history went back from %" PRIu64 " to %" PRIu64, node->id,
 			node->seen_index, cluster->index);
 	if (cluster->index != node->seen_index) {

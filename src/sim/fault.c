@@ -141,19 +141,12 @@ static void corosync(struct faults *faults, uint32_t node, bool forgets)
 			sim_corosync_kill(sim, id, forgets);
 }
 
-/* Both halves of two nodes are quorate, and write histories that differ. Which of them is kept does not yet follow from
- * who fenced whom (docs/simulator.md). */
-static bool may_not_split(const struct sim *sim)
-{
-	return sim->config.two_node && !sim->config.split_two;
-}
-
 static void partition(struct faults *faults)
 {
 	struct sim *sim = faults->sim;
 	uint32_t parts = prng_chance(&faults->dice, 800) ? 2 : 3;
 
-	if (may_not_split(sim) || !mend_later(faults, FAULT_PARTITION, 1, some_ms(faults)))
+	if (!mend_later(faults, FAULT_PARTITION, 1, some_ms(faults)))
 		return;
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		uint32_t side = prng_below(&faults->dice, parts);
@@ -167,7 +160,7 @@ static void link_cut(struct faults *faults, uint32_t node)
 	struct sim *sim = faults->sim;
 	uint32_t other = 1 + prng_below(&faults->dice, sim->config.node_count);
 
-	if (may_not_split(sim) || other == node || !mend_later(faults, FAULT_LINK, 1, some_ms(faults)))
+	if (other == node || !mend_later(faults, FAULT_LINK, 1, some_ms(faults)))
 		return;
 	sim_trace(sim, "# n%u and n%u do not reach each other", node, other);
 	net_set_link(sim->net, node, other, false);
@@ -175,7 +168,7 @@ static void link_cut(struct faults *faults, uint32_t node)
 
 static void flap(struct faults *faults, uint32_t node)
 {
-	if (!may_not_split(faults->sim) && mend_later(faults, FAULT_FLAP, node, 10))
+	if (mend_later(faults, FAULT_FLAP, node, 10))
 		for (uint32_t i = 0; i < MENDS_MAX; i++)
 			if (faults->mends[i].node == node && faults->mends[i].kind == FAULT_FLAP)
 				faults->mends[i].again = 1 + 2 * prng_below(&faults->dice, 4);

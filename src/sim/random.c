@@ -47,7 +47,6 @@ static void configure(struct sim_config *config, struct prng *dice, const struct
 	config->skew_max_ms = PICK(dice, 0, 50, 120000);
 	config->memory_mib = PICK(dice, 2048, 8192, 65536);
 	config->fence_step_ms = PICK(dice, 20, 100, 800);
-	config->split_two = options->split_two;
 	config->trace = options->trace;
 	config->trace_ctx = options->trace_ctx;
 }

@@ -9,7 +9,6 @@
 
 struct random_options {
 	uint32_t nodes;	     /* 0: by the dice */
-	bool split_two;	     /* partitions of two_node clusters too */
 	uint64_t duration_ms; /* of the time with faults; 0: by the dice */
 	void (*trace)(void *ctx, uint64_t now_us, const char *line);
 	void *trace_ctx;

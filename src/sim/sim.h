@@ -21,7 +21,6 @@ struct sim_config {
 	uint64_t seed;
 	uint32_t node_count;
 	bool two_node;
-	bool split_two; /* two nodes of two_node may lose each other and both go on */
 	bool exact; /* no dice: times are as configured (scenarios) */
 	uint32_t step_ms;
 	uint32_t net_delay_us;
