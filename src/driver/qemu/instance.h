@@ -138,6 +138,9 @@ struct qemu {
 	struct loop_timer *events_timer, *log_timer;
 	bool log_trim_running;
 	struct storage_watch *watches;
+	char *reach_binary;
+	struct reach *reaches;
+	uint32_t reach_count;
 	struct loop_timer *watch_timer;
 };
 

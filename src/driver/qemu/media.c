@@ -168,21 +168,3 @@ int media_open(const struct vm_def *def, bool running_elsewhere, struct media *m
 		return err_prefix(err, "initrd");
 	return 0;
 }
-
-int media_reach(const struct vm_def *def, struct err *err)
-{
-	/* O_DIRECT wants aligned memory. */
-	_Alignas(4096) uint8_t block[4096];
-
-	for (uint32_t i = 0; i < def->disk_count; i++) {
-		const struct vm_disk *disk = &def->disks[i];
-		struct media_disk opened = {.fd = -1};
-		int result = open_disk(disk, &opened, err);
-		if (!result && pread(opened.fd, block, sizeof(block), 0) < 0)
-			result = err_errno(err, errno, "it cannot be read");
-		cleanup_fd_(&opened.fd);
-		if (result < 0)
-			return err_prefix(err, "disk %s, '%s'", disk->id, disk->path);
-	}
-	return 0;
-}

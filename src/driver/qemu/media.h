@@ -29,8 +29,5 @@ void media_fini(struct media *media);
  * The error names the disk, the fact and what to do. */
 int media_open(const struct vm_def *def, bool running_elsewhere, struct media *media, struct err *err);
 
-/* Whether all its disks can be had here: opened as for a start, and the first block read. Takes no lock and looks at none. */
-int media_reach(const struct vm_def *def, struct err *err);
-
 /* What the first bytes of a qcow2 image say, hostile: 0 if QEMU may open it by itself alone. */
 int media_check_qcow2(const uint8_t *header, size_t size, struct err *err);

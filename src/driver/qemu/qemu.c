@@ -488,6 +488,18 @@ static char *copy(const char *text)
 	return own;
 }
 
+/* Another program of ours, beside the one that was named. */
+static char *beside(const char *path, const char *name)
+{
+	const char *slash = strrchr(path, '/');
+	char *own;
+
+	if (asprintf(&own, "%.*s/%s", slash ? (int)(slash - path) : 1, slash ? path : ".", name) < 0)
+		own = NULL;
+	assert(own);
+	return own;
+}
+
 static void take_config(struct qemu *qemu, const struct qemu_config *config)
 {
 	qemu->config = *config;
@@ -495,6 +507,7 @@ static void take_config(struct qemu *qemu, const struct qemu_config *config)
 	qemu->config.node_name = copy(config->node_name);
 	qemu->config.qemu_binary = copy(config->qemu_binary ? config->qemu_binary : "/usr/bin/qemu-system-x86_64");
 	qemu->config.stream_binary = copy(config->stream_binary);
+	qemu->reach_binary = beside(config->stream_binary, "watari-reach");
 	qemu->config.run_dir = copy(config->run_dir);
 	qemu->config.state_dir = copy(config->state_dir);
 	qemu->config.log_dir = copy(config->log_dir);
@@ -549,8 +562,8 @@ void qemu_free(struct hypervisor *hypervisor)
 		return;
 	while (qemu->instances)
 		instance_free(qemu->instances);
-	job_pool_free(qemu->jobs);
 	storage_fini(qemu);
+	job_pool_free(qemu->jobs);
 	loop_timer_cancel(qemu->loop, qemu->events_timer);
 	loop_timer_cancel(qemu->loop, qemu->log_timer);
 	for (struct queued_event *at = qemu->events, *next; at; at = next) {
@@ -560,6 +573,7 @@ void qemu_free(struct hypervisor *hypervisor)
 	cleanup_fd_(&qemu->vm_dir_fd);
 	cleanup_fd_(&qemu->log_dir_fd);
 	cleanup_fd_(&qemu->lock_fd);
+	free(qemu->reach_binary);
 	const char *texts[] = {qemu->config.cluster_uuid, qemu->config.node_name, qemu->config.qemu_binary,
 		qemu->config.stream_binary, qemu->config.run_dir, qemu->config.state_dir, qemu->config.log_dir};
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)

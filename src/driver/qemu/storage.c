@@ -1,24 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Whether the disks of the guests are reached from here. That a path fails QEMU says, by pausing the guest. That it
  * hangs nobody says: so each directory that holds a running guest's disk is read from, every few seconds, one small
- * block, on a thread that may hang in the loop's place. A directory has one such thread at a time, for as long as it
- * hangs.
+ * block, by a process of its own (watari-reach). What hangs in the kernel can be neither ended nor waited for, and a
+ * thread of ours that did would keep the daemon from ending. A directory has one such process at a time, for as long as
+ * it hangs.
  *
  * A full storage is not lost: it is full for all. Nor is a path that is not there any more: files that are open go on.
  */
 #include "driver/qemu/instance.h"
 
 #include <assert.h>
-#include <stdatomic.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
-enum { WATCH_MS = 5000, WATCH_LIMIT_MS = 5000, PROBE_LIMIT_MS = 8000 };
+enum { WATCH_MS = 5000, WATCH_LIMIT_MS = 5000, PROBE_LIMIT_MS = 8000, REACHES_MAX = 64 };
 
-/* Outlives the watch, where its thread hangs for longer. */
-struct flight {
-	_Atomic uint32_t holders;
-	_Atomic bool landed;
+/* One such process, from its start until it is dead. */
+struct reach {
+	struct reach *next;
+	struct qemu *qemu;
+	struct process process;
+	struct loop_io *death;
+	struct loop_timer *limit; /* NULL: its time was up, nobody waits for it */
+	char dir[PATH_BYTES];	  /* of a watch; empty: */
+	char vm[UUID_BYTES];	  /* of a probe */
 };
 
 struct storage_watch {
@@ -26,31 +34,7 @@ struct storage_watch {
 	char dir[PATH_BYTES];
 	bool seen;  /* in this round: a running guest has a disk in it */
 	bool hangs; /* the last look has taken too long, and is not back */
-	struct flight *flight;
 };
-
-struct look_job {
-	struct job job;
-	struct qemu *qemu; /* for done alone */
-	struct flight *flight;
-	char dir[PATH_BYTES];
-	struct vm_def def; /* its one disk */
-	struct err err;
-};
-
-struct probe_job {
-	struct job job;
-	struct qemu *qemu; /* for done alone */
-	struct vm_def def;
-	int result;
-	struct err err;
-};
-
-static void flight_let_go(struct flight *flight)
-{
-	if (flight && atomic_fetch_sub(&flight->holders, 1) == 1)
-		free(flight);
-}
 
 static void dir_of(const char *path, char dir[static PATH_BYTES])
 {
@@ -102,52 +86,113 @@ static void judge(struct qemu *qemu)
 			storage_set(at, hangs(at), "the storage of its disks does not answer");
 }
 
+/* ---- the processes */
+
+static bool is_out(const struct qemu *qemu, const char *dir)
+{
+	for (const struct reach *reach = qemu->reaches; reach; reach = reach->next)
+		if (!strcmp(reach->dir, dir))
+			return true;
+	return false;
+}
+
+/* error: an errno; ETIMEDOUT where no answer came. */
+static void answered(struct reach *reach, int error)
+{
+	struct qemu *qemu = reach->qemu;
+	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = reach->vm};
+
+	for (struct storage_watch *watch = qemu->watches; watch && reach->dir[0]; watch = watch->next)
+		if (!strcmp(watch->dir, reach->dir))
+			watch->hangs = error == ETIMEDOUT;
+	if (reach->dir[0]) {
+		judge(qemu);
+		return;
+	}
+	if (error == ETIMEDOUT)
+		err_set(&event.err, ERR_TIMEOUT, "the storage of its disks does not answer");
+	else if (error)
+		err_errno(&event.err, error, "its disks cannot be opened and read");
+	qemu_tell(qemu, &event);
+}
+
+static void reach_free(struct reach *reach)
+{
+	struct reach **at = &reach->qemu->reaches;
+
+	while (*at != reach)
+		at = &(*at)->next;
+	*at = reach->next;
+	reach->qemu->reach_count--;
+	loop_timer_cancel(reach->qemu->loop, reach->limit);
+	loop_io_cancel(reach->qemu->loop, reach->death);
+	cleanup_fd_(&reach->process.pidfd);
+	free(reach);
+}
+
+static void on_reach_death(void *ctx, uint32_t events)
+{
+	struct reach *reach = ctx;
+	char how[80];
+	int status;
+
+	(void)events;
+	if (!process_ended(&reach->process, &status, how))
+		return;
+	struct loop_timer *limit = STEAL(reach->limit);
+	loop_timer_cancel(reach->qemu->loop, limit);
+	/* One that comes back late says only that it is back. */
+	if (limit || reach->dir[0])
+		answered(reach, status < 0 ? EIO : status);
+	reach_free(reach);
+}
+
+static void on_reach_limit(void *ctx)
+{
+	struct reach *reach = ctx;
+
+	/* Not killed: where that works while the storage hangs, its end would say nothing any more. */
+	reach->limit = NULL;
+	answered(reach, ETIMEDOUT);
+}
+
+/* False: none could be started. */
+static bool reach_begin(struct reach *reach, const char *const *argv, uint64_t limit_ms)
+{
+	struct qemu *qemu = reach->qemu;
+	CLEANUP_FD int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct spawn spawn = {.binary = argv[0],
+		.argv = argv,
+		.lock_fd = -1,
+		.fd_count = 3,
+		.fds = {{null, 0}, {null, 1}, {null, 2}}};
+	struct err err;
+
+	if (qemu->reach_count >= REACHES_MAX || process_spawn(&spawn, &reach->process, &err) < 0) {
+		qemu_log(qemu, "storage: no process to look at it: %s",
+			qemu->reach_count >= REACHES_MAX ? "too many hang" : err.text);
+		free(reach);
+		return false;
+	}
+	reach->next = qemu->reaches;
+	qemu->reaches = reach;
+	qemu->reach_count++;
+	reach->death = loop_io_watch(qemu->loop, reach->process.pidfd, EPOLLIN, on_reach_death, reach);
+	reach->limit = loop_timer_set(qemu->loop, limit_ms, on_reach_limit, reach);
+	return true;
+}
+
+static struct reach *reach_new(struct qemu *qemu)
+{
+	struct reach *reach = calloc(1, sizeof(*reach));
+
+	assert(reach);
+	reach->qemu = qemu;
+	reach->process.pidfd = -1;
+	return reach;
+}
+
 /* ---- looks */
-
-static void look_work(struct job *job)
-{
-	struct look_job *look = (struct look_job *)job;
-
-	media_reach(&look->def, &look->err);
-	atomic_store(&look->flight->landed, true);
-}
-
-static void look_done(struct job *job, const struct err *err)
-{
-	struct look_job *look = (struct look_job *)job;
-
-	for (struct storage_watch *watch = look->qemu->watches; watch; watch = watch->next)
-		if (!strcmp(watch->dir, look->dir) && watch->flight == look->flight)
-			watch->hangs = err && err->code == ERR_TIMEOUT;
-	judge(look->qemu);
-}
-
-static void look_destroy(struct job *job)
-{
-	struct look_job *look = (struct look_job *)job;
-
-	/* Where no thread could be had, none will land. */
-	atomic_store(&look->flight->landed, true);
-	flight_let_go(look->flight);
-	free(look);
-}
-
-static void look_begin(struct qemu *qemu, struct storage_watch *watch, const struct vm_disk *disk)
-{
-	struct look_job *look = calloc(1, sizeof(*look));
-
-	watch->flight = calloc(1, sizeof(*watch->flight));
-	assert(look && watch->flight);
-	atomic_init(&watch->flight->holders, 2);
-	*look = (struct look_job){.job = {.work = look_work, .done = look_done, .destroy = look_destroy},
-		.qemu = qemu,
-		.flight = watch->flight};
-	memcpy(look->dir, watch->dir, sizeof(look->dir));
-	look->def.disk_count = 1;
-	look->def.disks[0] = *disk;
-	look->def.disks[0].read_only = true;
-	job_start(qemu->jobs, &look->job, WATCH_LIMIT_MS);
-}
 
 static struct storage_watch *watch_of(struct qemu *qemu, const char *dir)
 {
@@ -167,29 +212,23 @@ static struct storage_watch *watch_of(struct qemu *qemu, const char *dir)
 
 static void look_at_disk(struct qemu *qemu, const struct vm_disk *disk)
 {
+	char dir[PATH_BYTES], word[PATH_BYTES + 2];
+	const char *argv[] = {qemu->reach_binary, word, NULL};
 	struct storage_watch *watch;
-	char dir[PATH_BYTES];
 
 	if (disk->kind != DISK_SHARED)
 		return;
 	dir_of(disk->path, dir);
 	watch = watch_of(qemu, dir);
-	if (watch->seen)
+	if (watch->seen || is_out(qemu, dir)) {
+		watch->seen = true;
 		return;
+	}
 	watch->seen = true;
-	if (watch->flight && !atomic_load(&watch->flight->landed))
-		return;
-	flight_let_go(STEAL(watch->flight));
-	look_begin(qemu, watch, disk);
-}
-
-static void drop(struct storage_watch **at)
-{
-	struct storage_watch *watch = *at;
-
-	*at = watch->next;
-	flight_let_go(watch->flight);
-	free(watch);
+	snprintf(word, sizeof(word), "r:%s", disk->path);
+	struct reach *reach = reach_new(qemu);
+	memcpy(reach->dir, dir, sizeof(reach->dir));
+	reach_begin(reach, argv, WATCH_LIMIT_MS);
 }
 
 static void on_watch(void *ctx)
@@ -202,12 +241,14 @@ static void on_watch(void *ctx)
 	for (const struct instance *at = qemu->instances; at; at = at->next)
 		for (uint32_t i = 0; at->state == HV_RUNNING && i < at->record.def.disk_count; i++)
 			look_at_disk(qemu, &at->record.def.disks[i]);
-	/* One whose thread hangs is kept: it is the only one for its directory. */
-	for (struct storage_watch **at = &qemu->watches; *at;)
-		if (!(*at)->seen && (!(*at)->flight || atomic_load(&(*at)->flight->landed)))
-			drop(at);
-		else
-			at = &(*at)->next;
+	for (struct storage_watch **at = &qemu->watches, *watch; (watch = *at);) {
+		if (watch->seen || is_out(qemu, watch->dir)) {
+			at = &watch->next;
+			continue;
+		}
+		*at = watch->next;
+		free(watch);
+	}
 }
 
 void storage_begin(struct qemu *qemu)
@@ -215,45 +256,42 @@ void storage_begin(struct qemu *qemu)
 	qemu->watch_timer = loop_timer_set(qemu->loop, WATCH_MS, on_watch, qemu);
 }
 
+/* What hangs is left behind. */
 void storage_fini(struct qemu *qemu)
 {
 	loop_timer_cancel(qemu->loop, STEAL(qemu->watch_timer));
-	while (qemu->watches)
-		drop(&qemu->watches);
+	while (qemu->reaches) {
+		process_kill(&qemu->reaches->process);
+		reach_free(qemu->reaches);
+	}
+	for (struct storage_watch *watch = qemu->watches, *next; watch; watch = next) {
+		next = watch->next;
+		free(watch);
+	}
+	qemu->watches = NULL;
 }
 
 /* ---- the disks of a VM that runs elsewhere */
 
-static void probe_work(struct job *job)
+static void tell_no_process(struct qemu *qemu, const char *vm)
 {
-	struct probe_job *probe = (struct probe_job *)job;
+	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = vm};
 
-	probe->result = media_reach(&probe->def, &probe->err);
-}
-
-static void probe_done(struct job *job, const struct err *err)
-{
-	struct probe_job *probe = (struct probe_job *)job;
-	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = probe->def.uuid};
-
-	if (err)
-		event.err = *err;
-	else if (probe->result < 0)
-		event.err = probe->err;
-	qemu_tell(probe->qemu, &event);
-}
-
-static void probe_destroy(struct job *job)
-{
-	free(job);
+	err_set(&event.err, ERR_BUSY, "%d looks at storage hang already, or no process could be had", REACHES_MAX);
+	qemu_tell_later(qemu, &event);
 }
 
 void storage_probe(struct qemu *qemu, const struct vm_def *def)
 {
-	struct probe_job *probe = calloc(1, sizeof(*probe));
+	char words[VM_DISKS_MAX][PATH_BYTES + 2];
+	const char *argv[VM_DISKS_MAX + 2] = {qemu->reach_binary};
+	struct reach *reach = reach_new(qemu);
 
-	assert(probe);
-	*probe = (struct probe_job){
-		.job = {.work = probe_work, .done = probe_done, .destroy = probe_destroy}, .qemu = qemu, .def = *def};
-	job_start(qemu->jobs, &probe->job, PROBE_LIMIT_MS);
+	for (uint32_t i = 0; i < def->disk_count; i++) {
+		snprintf(words[i], sizeof(words[i]), "%c:%s", def->disks[i].read_only ? 'r' : 'w', def->disks[i].path);
+		argv[i + 1] = words[i];
+	}
+	memcpy(reach->vm, def->uuid, sizeof(reach->vm));
+	if (!reach_begin(reach, argv, PROBE_LIMIT_MS))
+		tell_no_process(qemu, def->uuid);
 }
