@@ -111,7 +111,7 @@ storage_tell() { # NODE [MODE]: prints the mode
 	enter "$1" /run/lab/build/lab/storagefs tell /run/lab/storage.sock "${@:2}"
 }
 
-# What the node sees at /srv/watari: ok, readonly, gone (an empty directory covers it), and over FUSE also hang, error,
+# What the node sees at /srv/watari: ok, readonly, gone (an empty directory covers it), and over FUSE also hang, stuck, error,
 # full, slow:MS (lab/storage/storagefs.c), or dead (it was killed).
 storage_state() { # NODE
 	local state
@@ -140,8 +140,8 @@ storage_mount() { # NODE
 cut_storage() { # NODE HOW
 	case $2 in
 	readonly | gone) ;;
-	hang | error | full | slow:*) [ "$storage_fuse" ] || die 64 "'$2' needs a lab made with: up --storage-fuse" ;;
-	*) die 64 "storage is cut readonly, gone, hang, error, full or slow:MS, not '$2'" ;;
+	hang | stuck | error | full | slow:*) [ "$storage_fuse" ] || die 64 "'$2' needs a lab made with: up --storage-fuse" ;;
+	*) die 64 "storage is cut readonly, gone, hang, stuck, error, full or slow:MS, not '$2'" ;;
 	esac
 	if [[ -n $storage_fuse && $2 != gone ]]; then
 		storage_tell "$1" "$2" > /dev/null || die 64 "$1: its storage does not take '$2'"

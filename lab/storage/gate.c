@@ -3,17 +3,16 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SLOW_MAX_MS = 60000, SETTLE_MS = 10000 };
+enum { SLOW_MAX_MS = 60000, SETTLE_MS = 10000, LOOK_MS = 50 };
 
-enum mode { MODE_OK, MODE_READONLY, MODE_ERROR, MODE_HANG, MODE_FULL, MODE_SLOW, MODE_COUNT };
-static const char *const mode_names[] = {"ok", "readonly", "error", "hang", "full", "slow"};
+enum mode { MODE_OK, MODE_READONLY, MODE_ERROR, MODE_HANG, MODE_STUCK, MODE_FULL, MODE_SLOW, MODE_COUNT };
+static const char *const mode_names[] = {"ok", "readonly", "error", "hang", "stuck", "full", "slow"};
 
 static struct {
 	pthread_mutex_t lock;
@@ -31,23 +30,35 @@ static int refusal(enum need need)
 	return gate.mode == MODE_FULL && need == GROW ? ENOSPC : 0;
 }
 
-int gate_enter(enum need need)
+/* With the lock held, which it gives back meanwhile. False: the one who waits is being ended. */
+static bool wait_while_it_hangs(bool (*is_ended)(void *ctx), void *ctx)
 {
-	bool slept = false;
+	struct timespec until;
 
+	while (gate.mode == MODE_HANG || gate.mode == MODE_STUCK) {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += LOOK_MS * 1000000L;
+		until.tv_sec += until.tv_nsec / 1000000000L;
+		until.tv_nsec %= 1000000000L;
+		pthread_cond_timedwait(&gate.changed, &gate.lock, &until);
+		if (gate.mode == MODE_HANG && is_ended(ctx))
+			return false;
+	}
+	return true;
+}
+
+int gate_enter(enum need need, bool (*is_ended)(void *ctx), void *ctx)
+{
 	pthread_mutex_lock(&gate.lock);
-	while (gate.mode == MODE_HANG || (gate.mode == MODE_SLOW && !slept)) {
+	bool go_on = wait_while_it_hangs(is_ended, ctx);
+	if (go_on && gate.mode == MODE_SLOW) {
 		struct timespec pause = {.tv_sec = gate.slow_ms / 1000, .tv_nsec = gate.slow_ms % 1000 * 1000000L};
-		if (gate.mode == MODE_HANG) {
-			pthread_cond_wait(&gate.changed, &gate.lock);
-			continue;
-		}
 		pthread_mutex_unlock(&gate.lock);
 		nanosleep(&pause, NULL);
-		slept = true;
 		pthread_mutex_lock(&gate.lock);
+		go_on = wait_while_it_hangs(is_ended, ctx);
 	}
-	int error = refusal(need);
+	int error = go_on ? refusal(need) : EINTR;
 	gate.under_way += !error;
 	pthread_mutex_unlock(&gate.lock);
 	return error;

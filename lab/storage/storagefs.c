@@ -5,9 +5,9 @@
  * SOCKET storagefs tell SOCKET [MODE]       gives an order, and prints the mode
  *
  * Modes: ok; readonly (EROFS for all that changes anything, also through files that are open for writing already);
- * error (EIO for everything); hang (whoever asks waits until the mode is another one or the process is ended, and what
- * waited for a process that is ended was never done); full (ENOSPC for all that may need room); slow:MS (each request
- * that much later).
+ * error (EIO for everything); hang (whoever asks waits until the mode is another one; SIGKILL ends him, as on NFS);
+ * stuck (nor does that, as with a disk's paths that are all lost); full (ENOSPC for all that may need room); slow:MS
+ * (each request that much later). What waited for a process that is ended was never done.
  *
  * Promises: when `tell` returns, every write that was let through under the mode before has been done, and none is done
  * later. Locks (flock, and fcntl's as those of an open file) are taken on the file below, so that they hold between the
@@ -32,10 +32,16 @@
 
 enum { BUCKETS = 1024 };
 
+/* The kernel says so when a signal has come for the process that waits. */
+static bool is_ended(void *req)
+{
+	return fuse_req_interrupted(req);
+}
+
 /* Begins a request's handler. */
 #define PASS(need)                                                                                                     \
 	do {                                                                                                           \
-		int refused_ = gate_enter(need);                                                                       \
+		int refused_ = gate_enter(need, is_ended, req);                                                        \
 		if (refused_) {                                                                                        \
 			fuse_reply_err(req, refused_);                                                                 \
 			return;                                                                                        \
@@ -405,9 +411,9 @@ static void do_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, s
 
 /* ---- locks: not counted as under way, they may wait for each other */
 
-static int pass_only(enum need need)
+static int pass_only(fuse_req_t req, enum need need)
 {
-	int refused = gate_enter(need);
+	int refused = gate_enter(need, is_ended, req);
 
 	if (!refused)
 		gate_leave();
@@ -416,7 +422,7 @@ static int pass_only(enum need need)
 
 static void do_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file, struct flock *lock)
 {
-	int refused = pass_only(LOOK);
+	int refused = pass_only(req, LOOK);
 
 	(void)ino;
 	lock->l_pid = 0;
@@ -431,7 +437,7 @@ static void do_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file
 
 static void do_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file, struct flock *lock, int wait)
 {
-	int refused = pass_only(LOOK);
+	int refused = pass_only(req, LOOK);
 
 	(void)ino;
 	lock->l_pid = 0;
@@ -442,7 +448,7 @@ static void do_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file
 
 static void do_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file, int how)
 {
-	int refused = pass_only(LOOK);
+	int refused = pass_only(req, LOOK);
 
 	(void)ino;
 	if (!refused && flock((int)file->fh, how) < 0)
@@ -479,7 +485,7 @@ static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
 	size_t used = 0, more;
 
 	(void)ino;
-	int refused = buffer ? gate_enter(LOOK) : ENOMEM;
+	int refused = buffer ? gate_enter(LOOK, is_ended, req) : ENOMEM;
 	if (refused) {
 		free(buffer);
 		fuse_reply_err(req, refused);
@@ -606,6 +612,6 @@ int main(int argc, char **argv)
 	if ((argc == 3 || argc == 4) && !strcmp(argv[1], "tell"))
 		return tell(argv[2], argc == 4 ? argv[3] : "");
 	fprintf(stderr, "usage: storagefs mount DIR PLACE SOCKET | storagefs tell SOCKET "
-			"[ok|readonly|error|hang|full|slow:MS]\n");
+			"[ok|readonly|error|hang|stuck|full|slow:MS]\n");
 	return 64;
 }

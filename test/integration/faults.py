@@ -87,12 +87,15 @@ class Campaign:
     def storage_hang(self, node):
         self.lab.cut(node, "storage", "hang")
 
+    def storage_stuck(self, node):
+        self.lab.cut(node, "storage", "stuck")
+
     def storage_lost_on_all(self, _):
         for node in self.lab.nodes:
             self.lab.cut(node, "storage", "error")
 
     KINDS = [cord, cut, cut_in, cut_out, loss, stop_watarid, stop_corosync, kill_watarid, kill_corosync, kill_qemu,
-             storage_readonly, storage_error, storage_hang, storage_lost_on_all]
+             storage_readonly, storage_error, storage_hang, storage_stuck, storage_lost_on_all]
 
     def move(self):
         """A move begun just before the fault, sometimes; it may be refused, and may fail."""

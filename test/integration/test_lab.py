@@ -321,6 +321,11 @@ def test_storage_hangs_and_goes_on_or_is_never_done(fuse_lab):
     lab.heal("n2", "storage")
     assert touch.wait(10) == 0
     lab.cut("n2", "storage", "hang")
+    touch = lab.popen("exec", "n2", "--", "touch", "/srv/watari/file2")
+    wait_until(lambda: lab.sh("n2", "ps -eo wchan:30,comm | grep 'request_wait.*touch' || :"), 10, "a request that waits")
+    lab.sh("n2", "pkill -KILL -x touch")
+    assert touch.wait(10) == 137, "as on NFS"
+    lab.cut("n2", "storage", "stuck")
     stuck = lab.popen("exec", "n2", "--", "bash", "-c", "echo in; touch /srv/watari/file3", stdout=subprocess.PIPE)
     assert stuck.stdout.readline() == "in\n"
     wait_until(lambda: lab.sh("n2", "ps -eo wchan:30,comm | grep 'request_wait.*touch' || :"), 10, "a request that waits")

@@ -43,13 +43,13 @@ def writes(watch, more=20):
     wait_until(lambda: len(watch.seen) >= count + more, 60, "the guest to write")
 
 
-@pytest.mark.parametrize("mode", ["readonly", "error"])
+@pytest.mark.parametrize("mode", ["readonly", "error", "hang"])
 def test_a_guest_starts_where_its_disks_are_reached(lab, image, mode):
     """B10: paused is no proof. It is killed, and one guest at a time has written, with a silence between both."""
     with Copies() as copies, Watch(image) as watch:
         writes(watch)
         lab.cut("n1", "storage", mode)
-        wait_until(lambda: "for its disks" in show(lab)["reason"], 15, "the loss to be known")
+        wait_until(lambda: "for its disks" in show(lab)["reason"], 20, "the loss to be known")
         began = time.monotonic()
         wait_until(lambda: show(lab)["state"] == "online" and show(lab)["node"] != "n1", 40, "w1 to run elsewhere")
         print(f"{mode}: elsewhere {time.monotonic() - began:.1f} s after the loss was known")
@@ -101,7 +101,7 @@ def test_a_guest_that_hangs_with_its_storage_is_not_doubled(lab, image):
     """B10: QEMU waits in the kernel, deaf to SIGKILL. Nothing starts elsewhere before its death is proven."""
     with Copies() as copies, Watch(image) as watch:
         writes(watch)
-        lab.cut("n1", "storage", "hang")
+        lab.cut("n1", "storage", "stuck")
         wait_until(lambda: "QEMU does not die on n1" in show(lab)["reason"], 60, "it to be known that QEMU does not die")
         assert "reboot n1" in show(lab)["reason"], "no device, no watchdog: a person is told what to do"
         assert show(lab)["node"] == "n1"
@@ -118,7 +118,7 @@ def test_a_node_whose_guest_cannot_be_killed_is_switched_off(lab, image):
     try:
         with Copies() as copies, Watch(image) as watch:
             writes(watch)
-            lab.cut("n1", "storage", "hang")
+            lab.cut("n1", "storage", "stuck")
             wait_until(lambda: show(lab)["state"] == "online" and show(lab)["node"] != "n1", 90, "w1 to run elsewhere")
             assert lab.status()["n1"]["power"] == "off"
             writes(watch)
@@ -139,7 +139,7 @@ def test_a_watchdog_ends_a_node_whose_guest_cannot_be_killed():
         wait_until(lambda: show(lab)["state"] == "online", 30, "w1 to run")
         with Copies() as copies, Watch(image) as watch:
             writes(watch)
-            lab.cut("n1", "storage", "hang")
+            lab.cut("n1", "storage", "stuck")
             wait_until(lambda: show(lab)["state"] == "online" and show(lab)["node"] != "n1", 120, "w1 to run elsewhere")
             writes(watch)
             assert len(watch.check()) == 2
