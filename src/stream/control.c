@@ -313,6 +313,8 @@ static int command_do(struct control *control, const char *name, const json_t *l
 		return command_status(control);
 	if (!strcmp(name, "quit"))
 		return command_quit(control, err);
+	if (!strcmp(name, "ready") && ops->ready && !control->started)
+		return ops->ready(ops->ctx, line, err);
 	if (!strcmp(name, "give-up") && ops->give_up)
 		return ops->give_up(ops->ctx, err);
 	if (!strcmp(name, "trim") && ops->trim)

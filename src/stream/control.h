@@ -17,6 +17,7 @@ struct control_ops {
 	int (*start)(void *ctx, const json_t *start, struct err *err); /* begins the work in threads of its own */
 	int (*cancel)(void *ctx, struct err *err);
 	int (*give_up)(void *ctx, struct err *err);
+	int (*ready)(void *ctx, const json_t *ready, struct err *err);
 	int (*trim)(void *ctx, struct err *err);
 	json_t *(*progress)(void *ctx); /* the members of a progress line; a new reference */
 };

@@ -75,19 +75,6 @@ uint64_t clock_mono_ns(void)
 	return clock_ns(CLOCK_MONOTONIC);
 }
 
-void *alloc_large(size_t size)
-{
-	enum { HUGE_BYTES = 2 << 20 };
-
-	if (size < HUGE_BYTES || size > SIZE_MAX - HUGE_BYTES)
-		return malloc(size ? size : 1);
-	size = (size + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
-	void *memory = aligned_alloc(HUGE_BYTES, size);
-	if (memory)
-		madvise(memory, size, MADV_HUGEPAGE);
-	return memory;
-}
-
 void thread_step_back(void)
 {
 	/* On Linux the priority is the thread's, not the process's. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Whole reads and writes at an offset, the two clocks, large memory, and a thread's place behind the guest. */
+ * Whole reads and writes at an offset, the two clocks, and a thread's place behind the guest. */
 #pragma once
 
 #include "base/err.h"
@@ -17,10 +17,6 @@ int file_read(int fd, const char *name, void *bytes, size_t size, uint64_t offse
 
 uint64_t clock_real_ns(void);
 uint64_t clock_mono_ns(void);
-
-/* As malloc, to be freed by free(), for megabytes that are filled while a guest stands still: in huge pages where the
- * system gives them, since a fault for each small page costs more than the work. */
-void *alloc_large(size_t size);
 
 /* For threads that work while the guest runs and may be late: gives up the calling thread's higher priority, if the
  * process was started with one (protocol.h). */

@@ -3,6 +3,7 @@
 #include "base/weight.h"
 #include "stream/file.h"
 #include "stream/page_server.h"
+#include "stream/sums.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -28,6 +29,7 @@ struct load {
 	struct control *control;
 	struct load_params params;
 	struct load_figures figures;
+	struct room room;
 	struct state state;
 	bool have_state;
 	_Atomic uint64_t verified_pages;
@@ -110,6 +112,8 @@ static int validate(struct load *load, struct err *err)
 	if (step(load->dir_fd, params->expect, params->ram_bytes, &load->state, err))
 		return -1;
 	load->have_state = true;
+	if (later)
+		load->state.room = &load->room;
 	if (params->verify_all && state_verify_ram(&load->state, &load->verified_pages, &load->cancelled, err))
 		return -1;
 	return 0;
@@ -228,6 +232,20 @@ static int start_cmd(void *ctx, const json_t *start, struct err *err)
 	return 0;
 }
 
+/* The sums and the order of the pages. */
+static int ready_cmd(void *ctx, const json_t *ready, struct err *err)
+{
+	struct load *load = ctx;
+	uint64_t ram_bytes;
+
+	if (json_get_u64(ready, "ram_bytes", 0, STREAM_BLOCK_BYTES_MAX, &ram_bytes, err))
+		return -1;
+	uint64_t pages = ram_bytes >> PAGE_BITS;
+	if (pages && !load->room.bytes)
+		room_init(&load->room, sums_bytes(pages) + pages * sizeof(uint32_t));
+	return 0;
+}
+
 static int stop(struct load *load, bool even_if_loaded, struct err *err)
 {
 	pthread_mutex_lock(&load->lock);
@@ -284,6 +302,7 @@ struct control_ops load_ops(struct load *load)
 		.start = start_cmd,
 		.cancel = cancel_cmd,
 		.give_up = load->socket < 0 ? NULL : give_up_cmd,
+		.ready = load->socket < 0 ? NULL : ready_cmd,
 		.progress = progress_cmd,
 	};
 }
@@ -319,6 +338,7 @@ void load_free(struct load *load)
 	page_server_free(load->server);
 	if (load->have_state)
 		state_fini(&load->state);
+	room_fini(&load->room);
 	json_decref(load->params.expect);
 	pthread_mutex_destroy(&load->lock);
 	free(load);

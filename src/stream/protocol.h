@@ -33,6 +33,8 @@
  *
  * Commands (member "cmd"):
  *	{"cmd": "start", ...}	once; see below. A second one is refused
+ *	{"cmd": "ready", "ram_bytes": N}	load, before `start`: takes the memory that the load will need, so that it need not
+ *be taken while the guest stands still. Worth it for a helper that stands by; never needed
  *	{"cmd": "status"}	answered with a `progress` line at once (before the start: with `hello`)
  *	{"cmd": "cancel"}	save: ends with `failed` (code "cancelled"), files removed, unless it is sealed already,
  *when the answer is `sealed` again. load: the same until `loaded`; later refused, see give-up

@@ -59,7 +59,7 @@ int push_order_init(struct push_order *order, const struct state *state, bool ea
 	*order = (struct push_order){.state = state,
 		.eager = eager,
 		.neighbour = 2 * PUSH_NEIGHBOURS_ZERO,
-		.pages = alloc_large((used ? used : 1) * sizeof(*order->pages)),
+		.pages = room_take(state->room, used * sizeof(*order->pages)),
 		.count = used,
 		.starts = calloc(SUMS_PASS_MAX + 2, sizeof(*order->starts)),
 		.claimed = calloc(state->pages / 64 + 1, sizeof(*order->claimed)),
@@ -80,7 +80,8 @@ void push_order_fini(struct push_order *order)
 	if (order->sorting)
 		pthread_join(order->sorter, NULL);
 	order->sorting = false;
-	free(STEAL(order->pages));
+	if (order->pages)
+		room_give(order->state->room, STEAL(order->pages));
 	free(STEAL(order->starts));
 	free(STEAL(order->claimed));
 }

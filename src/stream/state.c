@@ -32,22 +32,22 @@ static int expect_check(const json_t *expect, const json_t *facts, struct err *e
 	return 0;
 }
 
-static uint8_t *read_whole(int fd, const char *name, uint64_t size, uint64_t sum, struct err *err)
+/* From the room, or else in small pages: the kernel may look for ten ms for a huge one, and QEMU waits. */
+static uint8_t *read_whole(
+	struct room *room, int fd, const char *name, uint64_t size, uint64_t sum, struct err *err)
 {
-	/* In small pages: the kernel may look for ten ms for a huge one, and QEMU waits. */
-	CLEANUP_FREE uint8_t *bytes = malloc(size ? size : 1);
+	uint8_t *bytes = room_take(room, size);
 
 	if (!bytes) {
 		err_errno(err, ENOMEM, "memory for '%s'", name);
 		return NULL;
 	}
-	if (file_read(fd, name, bytes, size, 0, err))
-		return NULL;
-	if (bytes_sum(bytes, size) != sum) {
-		err_set(err, ERR_CORRUPT, "the checksum of '%s' does not hold", name);
-		return NULL;
-	}
-	return STEAL(bytes);
+	int result = file_read(fd, name, bytes, size, 0, err);
+	if (!result && bytes_sum(bytes, size) != sum)
+		result = err_set(err, ERR_CORRUPT, "the checksum of '%s' does not hold", name);
+	if (result)
+		room_give(room, STEAL(bytes));
+	return bytes;
 }
 
 /* The device file is a stream: its parts go into an image of it. */
@@ -141,7 +141,7 @@ static int device_load(struct state *state, struct err *err)
 	if (manifest->device_bytes > 2 * STREAM_SMALL_BYTES_MAX + STREAM_TAIL_MAX)
 		return err_set(err, ERR_CORRUPT, "'device' has %" PRIu64 " bytes: impossible", manifest->device_bytes);
 	CLEANUP_FREE uint8_t *bytes =
-		read_whole(state->files.device, STREAM_STATE_DEVICE, manifest->device_bytes, manifest->device_sum, err);
+		read_whole(NULL, state->files.device, STREAM_STATE_DEVICE, manifest->device_bytes, manifest->device_sum, err);
 	if (!bytes || device_image_init(&state->image, -1, err))
 		return -1;
 	state->have_image = true;
@@ -157,7 +157,7 @@ int state_load_sums(struct state *state, struct err *err)
 {
 	uint64_t used = 0;
 
-	state->sums = read_whole(
+	state->sums = read_whole(state->room,
 		state->files.sums, STREAM_STATE_SUMS, sums_bytes(state->pages), state->manifest.sums_sum, err);
 	if (!state->sums)
 		return -1;
@@ -202,7 +202,7 @@ void state_fini(struct state *state)
 	if (state->have_image)
 		device_image_fini(&state->image);
 	state->have_image = false;
-	free(STEAL(state->sums));
+	room_give(state->room, STEAL(state->sums));
 	json_decref(state->facts);
 	state->facts = NULL;
 }

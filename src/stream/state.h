@@ -8,12 +8,14 @@
 
 #include "stream/device_image.h"
 #include "stream/manifest.h"
+#include "stream/room.h"
 #include "stream/state_dir.h"
 
 #include <stdatomic.h>
 
 struct state {
-	int dir; /* borrowed */
+	int dir;	   /* borrowed */
+	struct room *room; /* borrowed; NULL: none. For what grows with the memory */
 	struct state_files files;
 	struct manifest manifest;
 	json_t *facts;
@@ -30,7 +32,7 @@ struct state {
  * *state is then void. */
 int state_load(int dir, const json_t *expect, uint64_t ram_bytes, struct state *state, struct err *err);
 /* The same in two steps, for a QEMU that has work to do while the sums are read and checked: after the first one
- * state->sums is NULL, and the state not yet known to be whole. */
+ * state->sums is NULL, and the state not yet known to be whole; its room may be set in between. */
 int state_load_devices(int dir, const json_t *expect, uint64_t ram_bytes, struct state *state, struct err *err);
 int state_load_sums(struct state *state, struct err *err);
 void state_fini(struct state *state);

@@ -94,6 +94,9 @@ static void open_done(struct job *job, const struct err *err)
 		fail(instance, &why);
 	else if (!open->prepare)
 		start_load(instance, &open->saved);
+	else
+		stream_send(instance->stream, json_pack("{s:s, s:I}", "cmd", "ready", "ram_bytes",
+						      (json_int_t)instance->record.def.memory_mib << 20));
 }
 
 static void open_destroy(struct job *job)

@@ -321,6 +321,7 @@ class Rig:
     def load_begin(self, state, vm, sock, **start):
         helper = Helper(self, "load", sock.fileno(), state)
         sock.close()
+        helper.send("ready", ram_bytes=self.options["mib"] * MIB)
         helper.send("start", **{"mode": self.options["mode"], "verify": self.options["verify"],
                                 "ram_bytes": self.options["mib"] * MIB, "expect": {"vm": "test"}, **start})
         return helper

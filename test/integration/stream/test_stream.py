@@ -39,11 +39,13 @@ class Bench(rig.Rig):
         assert helper.quit() == 0
         return state, sealed
 
-    def loader(self, state, stream, **start):
+    def loader(self, state, stream, ready=None, **start):
         ours, theirs = fake.pair()
         ours.settimeout(30)
         helper = rig.Helper(self, "load", theirs.fileno(), state)
         theirs.close()
+        if ready is not None:
+            helper.send("ready", ram_bytes=ready)
         helper.send("start", **{"mode": "postcopy", "ram_bytes": len(stream.memory) * PAGE, "expect": FACTS, **start})
         return helper, fake.Target(ours)
 
@@ -93,6 +95,20 @@ def test_what_was_saved_arrives_page_for_page(bench):
     assert target.small == {0: b"\1" * PAGE, 1: b""}
     # Hottest first: what the last pass sent comes before the rest, but for reads that overtake each other.
     assert set(stream.order_hot) <= set(target.order[:400])
+
+
+@pytest.mark.parametrize("ready", [0, 1, PAGE, 1 << 30])
+def test_memory_taken_before_the_load_is_a_hint(bench, ready):
+    """`ready` with too little or too much changes the time and nothing else."""
+    stream = fake.Stream(pages=600)
+    state, _ = bench.saved(stream)
+    helper, target = bench.loader(state, stream, ready=ready)
+    target.take_head()
+    target.take_all()
+    target.shut()
+    helper.wait("filled")
+    assert helper.quit() == 0
+    assert target.pages == {i: p for i, p in enumerate(stream.memory) if p}
 
 
 def test_what_was_asked_for_is_sent_first_the_next_time(bench):
@@ -321,7 +337,8 @@ def test_a_new_daemon_hears_everything_again(bench):
                                   b'{"cmd": "start", "ram_bytes": -1}\n', b'{"cmd": "start", "facts": 1e999}\n',
                                   b'{"cmd": "start", "facts": {}, "ram_bytes": 1}\n', b"\xff\xfe\n",
                                   b'{"cmd": "start", "facts": {}, "ram_bytes": 18446744073709551616}\n',
-                                  b'{"cmd": "start", "facts": {}, "ram_bytes": 4096, "repair": true}\n'])
+                                  b'{"cmd": "start", "facts": {}, "ram_bytes": 4096, "repair": true}\n',
+                                  b'{"cmd": "ready", "ram_bytes": 1099511627776}\n'])
 def test_bad_commands_are_refused_and_change_nothing(bench, line):
     stream = fake.Stream()
     state = bench.state()
