@@ -47,7 +47,8 @@ EARLY = {  # the state is not sealed: it never counts
     "power-target": KEPT_AT_SOURCE,
 }
 TABLE = {
-    "prepare": EARLY,
+    # A target that is lost before anything was copied is tried again: there where it is back in time.
+    "prepare": but(EARLY, **{"power-target": {"memory": "kept", "at": "any", "blocked": False, "task": "any"}}),
     "copy": EARLY,
     # A QEMU that is killed after its state became durable: SEALED may be told before its death is.
     "seal": but(EARLY, **{"qemu-source": {"memory": "either", "at": "any", "blocked": False, "task": "any"}}),
