@@ -168,6 +168,7 @@ static void *serve_http(void *arg)
 	char request[2048] = "", body[2048], head[160];
 	size_t have = 0;
 	int status = 200, len;
+	void (*last)(void) = NULL;
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	while (have < sizeof(request) - 1 && !strstr(request, "\r\n\r\n")) {
@@ -184,12 +185,15 @@ static void *serve_http(void *arg)
 		len = write_state(body, sizeof(body));
 	} else if (!strcmp(request, "GET /checksum")) {
 		len = write_check(body, sizeof(body));
+	} else if (!strcmp(request, "GET /panic")) {
+		last = panic_machine;
+		len = write_state(body, sizeof(body));
 	} else if (!strncmp(request, "GET /set?", 9) && set_all(request + 9) == 0) {
 		len = write_state(body, sizeof(body));
 	} else {
 		status = 404;
 		len = snprintf(
-			body, sizeof(body), "{\"error\":\"GET /, /checksum or /set?load=mem,disk&load_rate=N\"}\n");
+			body, sizeof(body), "{\"error\":\"GET /, /checksum, /panic or /set?load=mem,disk&load_rate=N\"}\n");
 	}
 	int head_len = snprintf(head, sizeof(head),
 		"HTTP/1.0 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
@@ -200,6 +204,8 @@ static void *serve_http(void *arg)
 	while (recv(fd, request, sizeof(request), 0) > 0)
 		;
 	close(fd);
+	if (last)
+		last();
 	return NULL;
 }
 

@@ -154,6 +154,17 @@ static void end_machine(int how)
 	reboot(how);
 }
 
+/* A panic of the kernel, as a fault of its own would cause it. */
+void panic_machine(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "c", 1) < 0)
+		perror("/proc/sysrq-trigger");
+	if (fd >= 0)
+		close(fd);
+}
+
 /* busybox's poweroff, halt and reboot tell PID 1 by these. */
 static void on_signal(int sig)
 {

@@ -70,6 +70,7 @@ void disk_start(void);
 void disk_verify(struct verdict *verdict);
 void writer_start(void);
 void net_start(void);
+void panic_machine(void);
 
 /* REALTIME goes before everything: the echo answers for the machine, not for its scheduler. LOAD comes behind
  * everything, the kernel's own network work included. */

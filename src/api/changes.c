@@ -159,6 +159,16 @@ static void submit_definition(struct api_call *call)
 	call->timer = loop_timer_set(call->api->loop, API_DISK_CHECK_MS, disks_hang, call);
 }
 
+/* New definitions have a panic device, unless they say otherwise: an edit adds none behind a running guest's back. */
+static int definition_new(const struct cluster *cluster, const json_t *json, struct vm_def *def, struct err *err)
+{
+	if (definition_from_json(cluster, json, def, err) < 0)
+		return -1;
+	if (!json_object_get(json, "panic_device"))
+		def->panic_device = PANIC_DEVICE_ISA;
+	return def_complete(def, cluster, err);
+}
+
 void call_vm_create(struct api_call *call, const json_t *args)
 {
 	struct event *event = event_new(call, EVENT_VM_CREATE);
@@ -166,8 +176,7 @@ void call_vm_create(struct api_call *call, const json_t *args)
 	struct err err;
 
 	call->try_only = dry_run(args);
-	if (definition_from_json(cluster, json_object_get(args, "definition"), &event->def, &err) < 0 ||
-		def_complete(&event->def, cluster, &err) < 0) {
+	if (definition_new(cluster, json_object_get(args, "definition"), &event->def, &err) < 0) {
 		call_fail_hint(call, &err, "'watari vm create --help' has examples");
 		return;
 	}

@@ -39,6 +39,23 @@ static void started(struct step *step, struct vm *vm)
 	vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s", node);
 }
 
+/* By its policy a death like any other, or the end. */
+static void panicked(struct step *step, struct vm *vm)
+{
+	const char *node = cluster_node_name(step->cluster, step->event->node);
+	char why[REASON_BYTES];
+
+	if (vm->def.policy.on_panic != ON_PANIC_STOP) {
+		reason_set(why, "the guest panicked on %s", node);
+		vm_died(step, vm, why);
+		return;
+	}
+	reason_set(why, "the guest panicked on %s; its policy on_panic says stop", node);
+	task_end(step, vm, TASK_FAILED, "%s", why);
+	vm->want = WANT_OFF;
+	vm_went_off(step, vm, why);
+}
+
 static void gone(struct step *step, struct vm *vm)
 {
 	const char *node = cluster_node_name(step->cluster, step->event->node);
@@ -78,6 +95,10 @@ static void gone(struct step *step, struct vm *vm)
 	if (step->event->cause == GONE_SELF_FENCED) {
 		reason_set(why, "%s ended it, without quorum: %.180s", node, step->event->text);
 		vm_owner_dead(step, vm, why);
+		return;
+	}
+	if (step->event->cause == GONE_PANICKED) {
+		panicked(step, vm);
 		return;
 	}
 	task_trouble(step, vm, step->event->code);

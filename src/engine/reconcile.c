@@ -177,6 +177,8 @@ static void do_run(const struct look *look)
 			hv->ops->run(hv, look->record->def.uuid, task, duty->epoch);
 		else if (duty->report_resumed)
 			report_simple(look, EVENT_RESUMED);
+		else if (look->info.panicked && duty->end_panicked)
+			end_copy(look);
 		else if (duty->filling && !look->info.filling)
 			report_simple(look, EVENT_FILLED);
 		else if (look->record->state == VM_ONLINE && duty->storage_lost != look->info.storage_lost)
@@ -212,6 +214,8 @@ static void do_shutdown(const struct look *look)
 
 	if (look->info.state == HV_ABSENT)
 		report_gone(look, GONE_GUEST_SHUTDOWN);
+	else if (look->info.state == HV_RUNNING && look->info.panicked)
+		end_copy(look); /* it hears no power button any more */
 	else if (look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch && !look->info.shutdown_asked)
 		hv->ops->shutdown(hv, look->record->def.uuid);
 }
@@ -547,6 +551,7 @@ void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
 	case HV_EVENT_SEALED:
 	case HV_EVENT_LOADED:
 	case HV_EVENT_FILLED:
+	case HV_EVENT_PANICKED:
 	case HV_EVENT_PROGRESS:
 	case HV_EVENT_STORAGE:
 		break;

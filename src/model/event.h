@@ -44,7 +44,8 @@
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \
 	X(GONE_GUEST_SHUTDOWN, "guest-shutdown") /* the guest turned itself off */                                     \
 	X(GONE_STOPPED, "stopped")	       /* as the duty asked */                                                 \
-	X(GONE_SELF_FENCED, "self-fenced")     /* the node ended it, for it had lost quorum: no death of the guest's own */
+	X(GONE_SELF_FENCED, "self-fenced")     /* the node ended it, for it had lost quorum: no death of the guest's own */ \
+	X(GONE_PANICKED, "panicked")	       /* the guest had panicked, and was ended for it or later */
 
 enum event_kind { EVENT_KINDS(CLUSTER_CONSTANT) };
 enum gone_cause { GONE_CAUSES(CLUSTER_CONSTANT) };

@@ -6,6 +6,7 @@
 #include <assert.h>
 
 NAMES_FUNCTION(failback_name, FAILBACKS)
+NAMES_FUNCTION(on_panic_name, ON_PANICS)
 
 static const struct field owner_fields[] = {
 	SCHEMA_U32(1, vm_owner, node),
@@ -25,6 +26,7 @@ static const struct field policy_fields[] = {
 	SCHEMA_U32(10, vm_policy, failback_to_hour),
 	SCHEMA_U32(11, vm_policy, start_order),
 	SCHEMA_U32(12, vm_policy, start_delay_s),
+	SCHEMA_ENUM(13, vm_policy, on_panic, on_panic_name, ON_PANIC_COUNT),
 };
 SCHEMA_DEFINE(vm_policy_schema, vm_policy, policy_fields);
 

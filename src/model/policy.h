@@ -15,6 +15,14 @@
 	X(FAILBACK_IMMEDIATE, "immediate")                                                                             \
 	X(FAILBACK_WINDOW, "window")
 
+/* What comes of a guest whose kernel has panicked: QEMU has stopped it, and tells. */
+#define ON_PANICS(X)                                                                                                   \
+	X(ON_PANIC_RESTART, "restart") /* a death like any other: within the budget, here, then elsewhere */           \
+	X(ON_PANIC_STOP, "stop")       /* off, until somebody starts it */                                              \
+	X(ON_PANIC_PAUSE, "pause")     /* stays as it is, to be looked at */
+
+enum on_panic { ON_PANIC_RESTART, ON_PANIC_STOP, ON_PANIC_PAUSE, ON_PANIC_COUNT };
+
 enum failback { FAILBACK_NEVER, FAILBACK_IMMEDIATE, FAILBACK_WINDOW, FAILBACK_COUNT };
 
 enum {
@@ -52,11 +60,13 @@ struct vm_policy {
 	uint32_t start_order; /* 1 is first; a VM waits for those with a lower one. 0: waits for none, none waits for it
 			       */
 	uint32_t start_delay_s; /* after it runs: how much longer those with a higher order wait */
+	enum on_panic on_panic; /* needs the definition's panic device, without which nobody knows */
 };
 
 extern const struct schema vm_policy_schema;
 
 const char *failback_name(int failback);
+const char *on_panic_name(int on_panic);
 
 /* Fills the restart budget where it is left open. Never touches what is set. */
 void vm_policy_pin(struct vm_policy *policy);

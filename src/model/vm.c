@@ -27,6 +27,9 @@ NAMES_FUNCTION(vm_priority_name, VM_PRIORITY_NAMES)
 #define OFFLINE_ACTION_NAMES(X) X(OFFLINE_SAVE, "save") X(OFFLINE_SHUTDOWN, "shutdown") X(OFFLINE_SHUTDOWN_FORCED, "shutdown-forced") X(OFFLINE_TURN_OFF, "turn-off")
 NAMES_FUNCTION(offline_action_name, OFFLINE_ACTION_NAMES)
 
+#define PANIC_DEVICE_NAMES(X) X(PANIC_DEVICE_NONE, "none") X(PANIC_DEVICE_ISA, "isa")
+NAMES_FUNCTION(panic_device_name, PANIC_DEVICE_NAMES)
+
 static const struct field disk_fields[] = {
 	SCHEMA_TEXT(1, vm_disk, id),
 	SCHEMA_TEXT(2, vm_disk, path),
@@ -62,6 +65,7 @@ static const struct field def_fields[] = {
 	SCHEMA_LIST(12, vm_def, disks, disk_count, &disk_schema),
 	SCHEMA_LIST(13, vm_def, nics, nic_count, &nic_schema),
 	SCHEMA_RECORD(14, vm_def, policy, &vm_policy_schema),
+	SCHEMA_ENUM(15, vm_def, panic_device, panic_device_name, PANIC_DEVICE_COUNT),
 };
 SCHEMA_DEFINE(vm_def_schema, vm_def, def_fields);
 

@@ -18,6 +18,7 @@ enum disk_format { DISK_RAW, DISK_QCOW2, DISK_FORMAT_COUNT };
 enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_BUS_COUNT };
 enum nic_model { NIC_VIRTIO, NIC_E1000, NIC_MODEL_COUNT };
 enum vm_priority { PRIORITY_MEDIUM, PRIORITY_HIGH, PRIORITY_LOW, PRIORITY_NONE, PRIORITY_COUNT };
+enum panic_device { PANIC_DEVICE_NONE, PANIC_DEVICE_ISA, PANIC_DEVICE_COUNT };
 enum offline_action { OFFLINE_SAVE, OFFLINE_SHUTDOWN, OFFLINE_SHUTDOWN_FORCED, OFFLINE_TURN_OFF, OFFLINE_COUNT };
 
 struct vm_disk {
@@ -55,6 +56,9 @@ struct vm_def {
 	uint32_t nic_count;
 	struct vm_nic nics[VM_NICS_MAX];
 	struct vm_policy policy;
+	/* By which the guest tells its panic. New definitions have it (api); one of before stays without, its saved states too.
+	 */
+	enum panic_device panic_device;
 };
 
 extern const struct schema vm_def_schema;
@@ -65,6 +69,7 @@ const char *disk_bus_name(int bus);
 const char *nic_model_name(int model);
 const char *vm_priority_name(int priority);
 const char *offline_action_name(int action);
+const char *panic_device_name(int device);
 
 /* A name of a VM or a node: 1–63 of a-z A-Z 0-9 . _ -, beginning with a letter or a digit. */
 bool name_ok(const char *name);

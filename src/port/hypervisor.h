@@ -39,6 +39,7 @@ struct hv_info {
 	 * for too long. Not: a full storage. The text is the fact. */
 	bool storage_lost;
 	char storage_text[REASON_BYTES];
+	bool panicked; /* its kernel said so; it is stopped, and no run lets it go on */
 	/* COPYING: the copy of `task` has failed, and the guest, which was stopped for it, waits for run or kill. The code is
 	 * not ERR_NONE then. Level-triggered, since FAILED may have been told to a daemon that was not synced yet. */
 	enum err_code failed_code;
@@ -55,6 +56,7 @@ enum hv_event_kind {
 	HV_EVENT_FAILED,   /* start, standby, copy or load did not work; err. After a failed copy the guest runs on or
 			      is paused, waiting for run() or kill(); a failed standby or load leaves no instance */
 	HV_EVENT_GONE,	   /* the process is proven dead; cause, err */
+	HV_EVENT_PANICKED, /* hv_info.panicked has become true */
 	HV_EVENT_PROGRESS, /* figures and percent; volatile */
 	HV_EVENT_STORAGE,  /* hv_info.storage_lost has changed */
 	HV_EVENT_PROBED,   /* probe() of the VM's disks: err.code is ERR_NONE where all of them are reached */

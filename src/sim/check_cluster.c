@@ -151,6 +151,15 @@ static void check_done(struct sim *sim, const struct sim_node *node, const struc
 	}
 }
 
+/* One event may begin tasks for several VMs. */
+static const struct task *task_of(const struct cluster *cluster, uint64_t id, const char *vm)
+{
+	for (uint32_t i = 0; i < cluster->task_count; i++)
+		if (cluster->tasks[i].id == id && !strcmp(cluster->tasks[i].vm_uuid, vm))
+			return &cluster->tasks[i];
+	return NULL;
+}
+
 void checks_tasks(struct sim *sim, const struct sim_node *node, const struct cluster *cluster)
 {
 	for (uint32_t i = 0; i < cluster->vm_count && i < SIM_VMS_MAX; i++) {
@@ -160,7 +169,7 @@ void checks_tasks(struct sim *sim, const struct sim_node *node, const struct clu
 		uint64_t since_us = sim->checks->tasks_us[i];
 		sim->checks->tasks[i] = cluster->vms[i].task;
 		sim->checks->tasks_us[i] = timeline_now_us(sim->timeline);
-		const struct task *task = id ? cluster_task_find(cluster, id) : NULL;
+		const struct task *task = id ? task_of(cluster, id, cluster->vms[i].def.uuid) : NULL;
 		if (!task)
 			continue;
 		if (task->state == TASK_RUNNING)

@@ -88,15 +88,6 @@ void check_run_asked(struct sim *sim, uint32_t node, const struct event *event)
 	}
 }
 
-/* A request that timed out, or whose daemon died, may still take effect: it is never counted as answered. */
-void check_run_answered(struct sim *sim, const struct event *event, const struct engine_reply *reply)
-{
-	if (may_end_it(event->kind) && reply->code != ERR_TIMEOUT)
-		check_vm(sim, event->vm)->off_answered++;
-}
-
-static char text[512];
-
 static bool runs(const struct sim *sim, const char *vm, uint32_t but)
 {
 	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
@@ -104,6 +95,18 @@ static bool runs(const struct sim *sim, const char *vm, uint32_t but)
 			return true;
 	return false;
 }
+
+/* A request that timed out, or whose daemon died, may still take effect: it is never counted as answered. */
+void check_run_answered(struct sim *sim, const struct event *event, const struct engine_reply *reply)
+{
+	if (may_end_it(event->kind) && reply->code != ERR_TIMEOUT)
+		check_vm(sim, event->vm)->off_answered++;
+	/* A start that somebody waits for and that does not work is his to try again: it counts when its task says so. */
+	if (event->kind == EVENT_VM_START && reply->code == ERR_NONE && !runs(sim, event->vm, 0))
+		check_vm(sim, event->vm)->must_run = false;
+}
+
+static char text[512];
 
 /* Memory of what executes on the node. */
 static uint32_t used_mib(const struct sim *sim, const struct cluster *cluster, uint32_t node)

@@ -85,9 +85,13 @@ static bool is_room(const struct sim *sim, uint32_t lost)
 	uint64_t free_mib = 0, needed_mib = 0;
 	uint64_t used[NODES_MAX + 1] = {0};
 
-	for (uint32_t i = 0; i < cluster->vm_count; i++)
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		if (cluster->vms[i].def.uuid[0])
 			used[cluster->vms[i].owner] += cluster->vms[i].def.memory_mib;
+		/* It has died too often elsewhere: by its budget it may have to wait. */
+		if (cluster->vms[i].owner == lost && cluster->vms[i].exhausted)
+			return false;
+	}
 	needed_mib = used[lost];
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
 		if (id != lost && used[id] + VM_MIB_MAX < sim->config.memory_mib)

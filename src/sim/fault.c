@@ -86,6 +86,8 @@ static void mend_run(void *ctx)
 	case FAULT_DISK_DAMAGE:
 	case FAULT_QEMU:
 	case FAULT_GUEST:
+	case FAULT_PANIC:
+	case FAULT_SILENCE:
 	case FAULT_STEP:
 	case FAULT_STATE:
 	case FAULT_CLOCK:
@@ -301,6 +303,10 @@ static void machine_fault(struct faults *faults, enum fault_kind kind, uint32_t 
 		machine_kill_qemu(node->machine, vm);
 	} else if (kind == FAULT_GUEST && vm) {
 		machine_guest_poweroff(node->machine, vm);
+	} else if (kind == FAULT_PANIC && vm) {
+		machine_guest_panic(node->machine, vm);
+	} else if (kind == FAULT_SILENCE && vm) {
+		machine_qemu_silent(node->machine, vm, prng_chance(&faults->dice, 700));
 	} else if (kind == FAULT_STEP) {
 		sim_trace(sim, "# the next step of kind %u on %s fails", (unsigned)step, node->name);
 		machine_fail_next(node->machine, step);
@@ -374,6 +380,8 @@ static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
 		break;
 	case FAULT_QEMU:
 	case FAULT_GUEST:
+	case FAULT_PANIC:
+	case FAULT_SILENCE:
 	case FAULT_STEP:
 	case FAULT_HOLD:
 		machine_fault(faults, kind, node);

@@ -28,7 +28,9 @@
 	X(FAULT_CLOCK, "a wall clock jumps")                                                                           \
 	X(FAULT_DEVICE, "a fence device does not do what it should")                                                   \
 	X(FAULT_DEVICE_LIES, "a fence device lies, or is wired to another node")                                       \
-	X(FAULT_STORAGE, "nodes do not reach their VMs' disks")
+	X(FAULT_STORAGE, "nodes do not reach their VMs' disks")                                                               \
+	X(FAULT_PANIC, "a guest panics")                                                                               \
+	X(FAULT_SILENCE, "a QEMU hangs")
 
 enum fault_kind { FAULT_KINDS(CLUSTER_CONSTANT) };
 enum { FAULT_KIND_COUNT = FAULT_KINDS(CLUSTER_COUNT) };

@@ -281,7 +281,28 @@ static int do_fail(const struct words *words)
 	return err_set(words->err, ERR_INVALID, "fail nX STEP: starting, preparing, copying, sealed or loading");
 }
 
-/* qemu-kill nX VM, guest-off nX VM */
+static bool qemu_hangs(struct machine *machine, const char *vm)
+{
+	return machine_qemu_silent(machine, vm, true);
+}
+
+static bool qemu_goes_on(struct machine *machine, const char *vm)
+{
+	return machine_qemu_silent(machine, vm, false);
+}
+
+static const struct {
+	const char *name;
+	bool (*run)(struct machine *machine, const char *vm);
+} guest_faults[] = {
+	{"qemu-kill", machine_kill_qemu},
+	{"qemu-hang", qemu_hangs},
+	{"qemu-go-on", qemu_goes_on},
+	{"guest-off", machine_guest_poweroff},
+	{"guest-panic", machine_guest_panic},
+};
+
+/* One of guest_faults: NAME nX VM */
 static int do_guest(const struct words *words)
 {
 	uint32_t node = script_node(words, words->count > 1 ? words->at[1] : NULL);
@@ -291,8 +312,10 @@ static int do_guest(const struct words *words)
 	if (!def)
 		return -1;
 	sim_trace(sim, "# %s n%u %s", words->at[0], node, def->name);
-	bool done = !strcmp(words->at[0], "qemu-kill") ? machine_kill_qemu(sim->nodes[node].machine, def->uuid)
-						       : machine_guest_poweroff(sim->nodes[node].machine, def->uuid);
+	bool done = false;
+	for (size_t i = 0; i < ARRAY_SIZE(guest_faults); i++)
+		if (!strcmp(words->at[0], guest_faults[i].name))
+			done = guest_faults[i].run(sim->nodes[node].machine, def->uuid);
 	return done ? 0 : err_set(words->err, ERR_INVALID, "no such copy of %s on n%u", def->name, node);
 }
 
@@ -354,6 +377,9 @@ static const struct {
 	{"fail", do_fail},
 	{"qemu-kill", do_guest},
 	{"guest-off", do_guest},
+	{"guest-panic", do_guest},
+	{"qemu-hang", do_guest},
+	{"qemu-go-on", do_guest},
 	{"rot", do_state},
 	{"hostile", do_hostile},
 	{"fence", script_fence},

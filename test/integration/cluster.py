@@ -430,6 +430,10 @@ class Guest:
             sock.sendall(command.encode() + b"\n")
             return read_to(until.encode())
 
+    def panic(self):
+        """Its kernel's, after the answer."""
+        self.lab.http("/panic", self.ip, timeout=10)
+
     def state_dir(self, task=""):
         """The VM's directory on the state storage, or the one of a state."""
         return self.lab.shared / "state" / self.uuid / str(task)

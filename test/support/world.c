@@ -299,6 +299,7 @@ static void step(void *ctx)
 	case HV_EVENT_SEALED:
 	case HV_EVENT_RESUMED:
 	case HV_EVENT_FAILED:
+	case HV_EVENT_PANICKED:
 		assert(false);
 	}
 	tell(guest, guest->due, 0, NULL);

@@ -390,6 +390,7 @@ static void a_vm_is_created_pinned_and_moved(void **state)
 	const json_t *definition = json_object_get(json_object_get(vm, "result"), "definition");
 	assert_int_equal(strlen(json_string_value(json_object_get(definition, "uuid"))), 36);
 	assert_string_equal(json_string_value(json_object_get(definition, "machine")), "pc-q35-7.2");
+	assert_string_equal(json_string_value(json_object_get(definition, "panic_device")), "isa");
 	const json_t *nic = json_array_get(json_object_get(definition, "nics"), 0);
 	assert_int_equal(strncmp(json_string_value(json_object_get(nic, "mac")), "52:54:00:", 9), 0);
 

@@ -149,6 +149,15 @@ static void dies(struct world *w, uint32_t number)
 	assert_int_equal(feed(w, &event), ERR_NONE);
 }
 
+static void panics(struct world *w, uint32_t number)
+{
+	struct event event = {.kind = EVENT_GONE, .node = vm(w, number)->owner, .epoch = vm(w, number)->epoch,
+		.cause = GONE_PANICKED};
+
+	uuid_of(number, event.vm);
+	assert_int_equal(feed(w, &event), ERR_NONE);
+}
+
 static void leaves(struct world *w, uint32_t node)
 {
 	view(w, w->members & ~node_bit(node));
@@ -835,6 +844,50 @@ static void priority_none_waits_for_its_disks(void **state)
 	assert_int_equal(vm(w, 1)->state, VM_ONLINE);
 }
 
+/* B17: who decides is the policy of now, and a panic uses the same budget as a death. */
+static void a_panic_is_a_death_unless_its_policy_says_otherwise(void **state)
+{
+	struct world *w = world(state, 2);
+	struct vm_def def;
+
+	create(w, definition(1, 64));
+	run_on(w, 1, 1);
+	panics(w, 1);
+	assert_int_equal(vm(w, 1)->owner, 1);
+	assert_int_equal(vm(w, 1)->epoch, 2);
+	assert_non_null(strstr(vm(w, 1)->reason, "the guest panicked on n1"));
+	up(w, 1);
+	dies(w, 1);
+	assert_int_equal(vm(w, 1)->owner, 2); /* one restart was all that n1 had */
+	up(w, 1);
+
+	def = vm(w, 1)->def;
+	def.policy.on_panic = ON_PANIC_STOP;
+	struct event edit = {.kind = EVENT_VM_EDIT, .def = def};
+	strcpy(edit.vm, def.uuid);
+	assert_int_equal(feed(w, &edit), ERR_NONE);
+	panics(w, 1);
+	assert_int_equal(vm(w, 1)->state, VM_OFF);
+	assert_int_equal(vm(w, 1)->want, WANT_OFF);
+	assert_non_null(strstr(vm(w, 1)->reason, "on_panic says stop"));
+}
+
+static void a_panicked_guest_is_kept_as_long_as_its_policy_says_so(void **state)
+{
+	struct world *w = world(state, 2);
+	struct vm_def def = definition(1, 64);
+
+	def.policy.on_panic = ON_PANIC_PAUSE;
+	create(w, def);
+	run_on(w, 1, 1);
+	assert_false(core_duty(w->cluster, (uint32_t)(vm(w, 1) - w->cluster->vms), 1).end_panicked);
+	struct event edit = {.kind = EVENT_VM_EDIT, .def = vm(w, 1)->def};
+	edit.def.policy.on_panic = ON_PANIC_RESTART;
+	strcpy(edit.vm, edit.def.uuid);
+	assert_int_equal(feed(w, &edit), ERR_NONE);
+	assert_true(core_duty(w->cluster, (uint32_t)(vm(w, 1) - w->cluster->vms), 1).end_panicked);
+}
+
 int main(void)
 {
 #define T(test) cmocka_unit_test_teardown(test, teardown)
@@ -865,6 +918,8 @@ int main(void)
 		T(late_words_about_disks_change_nothing),
 		T(priority_none_waits_for_its_disks),
 		T(a_copy_decides_the_same),
+		T(a_panic_is_a_death_unless_its_policy_says_otherwise),
+		T(a_panicked_guest_is_kept_as_long_as_its_policy_says_so),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -154,6 +154,23 @@ static void texts_stay_texts(void **state)
 	argv_fini(&argv);
 }
 
+/* A definition of before has none, and its saved states must fit for ever. */
+static void a_panic_device_is_where_the_definition_says(void **state)
+{
+	struct vm_def def = example();
+	struct argv_facts facts = {.binary = "/q", .vnc_path = "/v"};
+	struct argv argv;
+
+	(void)state;
+	argv_build(&def, &facts, &argv);
+	assert_null(strstr(joined(&argv), "pvpanic"));
+	argv_fini(&argv);
+	def.panic_device = PANIC_DEVICE_ISA;
+	argv_build(&def, &facts, &argv);
+	assert_non_null(strstr(joined(&argv), "-device\npvpanic,id=panic\n"));
+	argv_fini(&argv);
+}
+
 static void kvm_keeps_huge_pages_and_demands_its_cpu(void **state)
 {
 	struct vm_def def = example();
@@ -755,6 +772,7 @@ int main(void)
 		cmocka_unit_test(the_command_line_is_this_one),
 		cmocka_unit_test(a_standby_is_the_same_machine),
 		cmocka_unit_test(texts_stay_texts),
+		cmocka_unit_test(a_panic_device_is_where_the_definition_says),
 		cmocka_unit_test(kvm_keeps_huge_pages_and_demands_its_cpu),
 		cmocka_unit_test(the_largest_definition_fits),
 		cmocka_unit_test(integers_beyond_int64_are_clamped),

@@ -16,6 +16,7 @@ struct instance {
 	bool shutdown_asked;
 	bool starved;		     /* RUNNING: stopped, it does not reach its disks */
 	bool killed;		     /* and dies as soon as it does */
+	bool panicked;		     /* stopped, and stays so */
 	bool broken;		     /* COPYING: failed, the guest is stopped and waits for run or kill */
 	bool verify_all;
 	struct world_copy *copy;     /* NULL before it has executed */
@@ -25,6 +26,7 @@ struct instance {
 	struct timeline_item *power; /* the guest powers off */
 	struct timeline_item *fill;
 	struct timeline_item *look; /* at its disks */
+	struct timeline_item *silence; /* QEMU hangs; when that is noticed */
 };
 
 struct purge {
@@ -159,6 +161,7 @@ static void instance_free(struct instance *instance)
 	timeline_cancel(machine->timeline, instance->power);
 	timeline_cancel(machine->timeline, instance->fill);
 	timeline_cancel(machine->timeline, instance->look);
+	timeline_cancel(machine->timeline, instance->silence);
 	while (*at != instance)
 		at = &(*at)->next;
 	*at = instance->next;
@@ -319,7 +322,7 @@ static void copy_failed(struct instance *instance, const char *why)
 	if (!instance->copy->executes && prng_chance(machine->prng, 500)) {
 		instance->broken = true;
 	} else {
-		if (!instance->copy->executes)
+		if (!instance->copy->executes && !instance->panicked)
 			world_go_on(machine->world, instance->copy, instance->epoch);
 		instance->state = HV_RUNNING;
 		starve(instance);
@@ -401,7 +404,11 @@ static void step_done(void *ctx)
 		break;
 	case HV_STOPPING:
 		instance->killed = instance->copy && instance->machine->storage == STORAGE_HANG;
-		if (!instance->killed)
+		if (instance->killed)
+			break;
+		if (instance->panicked)
+			instance_die(instance, GONE_PANICKED, "ended, it had panicked");
+		else
 			instance_die(instance, GONE_STOPPED, "ended as asked");
 		break;
 	case HV_ABSENT:
@@ -492,7 +499,8 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.task = instance->task,
 		.filling = is_filling(instance),
 		.shutdown_asked = instance->shutdown_asked,
-		.storage_lost = instance->state == HV_RUNNING && instance->starved};
+		.storage_lost = instance->state == HV_RUNNING && instance->starved,
+		.panicked = instance->panicked};
 	if (info->storage_lost)
 		snprintf(info->storage_text, sizeof(info->storage_text), "its disks are not reached");
 	if (instance->state != HV_COPYING || !instance->broken)
@@ -608,6 +616,12 @@ static void fake_copy(struct hypervisor *hv, const struct vm_def *def, uint64_t 
 		tell(machine, def->uuid, failure(task, epoch, ERR_BUSY, "its pages are still being read"));
 		return;
 	}
+	if (instance->panicked || instance->silence) {
+		tell(machine, def->uuid,
+			failure(task, epoch, ERR_UNFIT,
+				instance->panicked ? "the guest has panicked" : "QEMU does not answer"));
+		return;
+	}
 	instance->state = HV_COPYING;
 	instance->task = task;
 	instance->broken = false;
@@ -658,7 +672,7 @@ static void let_run(struct instance *instance, uint64_t epoch)
 		if (filling)
 			instance->fill = timeline_after(machine->timeline,
 				takes_us(machine, machine->config.exact ? 4 : 20), filled, instance);
-	} else if (instance->copy && !instance->copy->executes) {
+	} else if (instance->copy && !instance->copy->executes && !instance->panicked) {
 		world_go_on(machine->world, instance->copy, epoch);
 		instance->epoch = epoch;
 	}
@@ -888,6 +902,53 @@ bool machine_guest_poweroff(struct machine *machine, const char *vm)
 	if (!instance || !instance->copy || !instance->copy->executes)
 		return false;
 	instance_die(instance, GONE_GUEST_SHUTDOWN, "the guest turned itself off");
+	return true;
+}
+
+bool machine_guest_panic(struct machine *machine, const char *vm)
+{
+	struct instance *instance = find(machine, vm);
+
+	if (!instance || !instance->copy || !instance->copy->executes || instance->copy->filling)
+		return false;
+	world_stop(machine->world, instance->copy, "panicked");
+	instance->panicked = true;
+	if (instance->state == HV_COPYING)
+		copy_failed(instance, "the guest has panicked");
+	tell(machine, vm, event_of(instance, HV_EVENT_PANICKED));
+	return true;
+}
+
+static void silence_noticed(void *ctx)
+{
+	struct instance *instance = ctx;
+	struct machine *machine = instance->machine;
+
+	instance->silence = NULL;
+	/* Nobody looks while the daemon is away: the next one counts anew. */
+	if (machine->driver)
+		instance_die(instance, GONE_DIED, "QEMU has not answered for 30 s, and was killed");
+	else
+		instance->silence = timeline_after(machine->timeline, MACHINE_SILENCE_MS * UINT64_C(1000),
+			silence_noticed, instance);
+}
+
+bool machine_qemu_silent(struct machine *machine, const char *vm, bool silent)
+{
+	struct instance *instance = find(machine, vm);
+
+	if (!instance || instance->state != HV_RUNNING || silent == (instance->silence != NULL) ||
+		(silent && (!instance->copy->executes || instance->copy->filling || instance->power)))
+		return false;
+	if (silent) {
+		world_stop(machine->world, instance->copy, "QEMU hangs");
+		instance->silence = timeline_after(machine->timeline, MACHINE_SILENCE_MS * UINT64_C(1000),
+			silence_noticed, instance);
+		return true;
+	}
+	timeline_cancel(machine->timeline, STEAL(instance->silence));
+	world_go_on(machine->world, instance->copy, instance->epoch);
+	starve(instance);
 	return true;
 }
 

@@ -50,6 +50,11 @@ void machine_storage(struct machine *machine, enum machine_storage storage);
 /* Faults of one VM; false when it has no instance here in which that can happen. */
 bool machine_kill_qemu(struct machine *machine, const char *vm);
 bool machine_guest_poweroff(struct machine *machine, const char *vm);
+/* Its kernel stops and says so: stopped as it is, also by a run, until it is ended. */
+bool machine_guest_panic(struct machine *machine, const char *vm);
+/* QEMU hangs, or goes on: its guest does not run meanwhile. After SILENCE_MS the driver kills it, where there is one. */
+enum { MACHINE_SILENCE_MS = 30 * 1000 };
+bool machine_qemu_silent(struct machine *machine, const char *vm, bool silent);
 
 bool machine_executes(const struct machine *machine, const char *vm);
 enum hv_state machine_state(const struct machine *machine, const char *vm);

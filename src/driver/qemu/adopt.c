@@ -65,7 +65,8 @@ static void adopt_live(struct qemu *qemu, int dir_fd, const struct record *recor
 {
 	static const enum ending endings[] = {
 		[GONE_DIED] = ENDING_DIED, [GONE_GUEST_SHUTDOWN] = ENDING_SHUTDOWN, [GONE_STOPPED] = ENDING_STOPPED,
-		[GONE_SELF_FENCED] = ENDING_DIED};
+		[GONE_SELF_FENCED] = ENDING_DIED,
+		[GONE_PANICKED] = ENDING_PANICKED};
 	struct instance *instance = instance_new(qemu, &record->def, state_of(record));
 
 	instance->record = *record;

@@ -88,7 +88,7 @@ static void add_confinement(struct argv *argv)
 	add(argv, "timestamp=on");
 }
 
-static void add_consoles(struct argv *argv, const struct argv_facts *facts)
+static void add_consoles(struct argv *argv, const struct vm_def *def, const struct argv_facts *facts)
 {
 	CLEANUP_FREE char *vnc = escaped(facts->vnc_path);
 
@@ -105,6 +105,10 @@ static void add_consoles(struct argv *argv, const struct argv_facts *facts)
 	add(argv, "isa-serial,id=serial0.dev,chardev=serial0");
 	add(argv, "-device");
 	add(argv, "VGA,id=vga,bus=pcie.0,addr=0x1");
+	if (def->panic_device == PANIC_DEVICE_ISA) {
+		add(argv, "-device");
+		add(argv, "pvpanic,id=panic");
+	}
 	add(argv, "-vnc");
 	add(argv, "unix:%s", vnc);
 }
@@ -192,7 +196,7 @@ void argv_build(const struct vm_def *def, const struct argv_facts *facts, struct
 	add(argv, "%s", facts->binary);
 	add_machine(argv, def, facts);
 	add_confinement(argv);
-	add_consoles(argv, facts);
+	add_consoles(argv, def, facts);
 	add_boot(argv, def);
 	add_disks(argv, def, facts);
 	add_nics(argv, def);

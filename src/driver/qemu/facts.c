@@ -19,9 +19,13 @@ static json_t *hardware(const struct vm_def *def)
 		json_array_append_new(nics, json_pack("{s:s, s:s, s:s, s:i}", "id", nic->id, "model",
 						    nic_model_name((int)nic->model), "mac", nic->mac, "slot", (int)nic->slot));
 	}
-	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:o, s:o}", "machine", def->machine, "cpu", def->cpu, "memory_mib",
+	json_t *machine = json_pack("{s:s, s:s, s:I, s:I, s:b, s:o, s:o}", "machine", def->machine, "cpu", def->cpu, "memory_mib",
 		(json_int_t)def->memory_mib, "vcpus", (json_int_t)def->vcpus, "kernel", (int)(def->kernel[0] != 0), "disks",
 		disks, "nics", nics);
+	/* Left out where there is none, as states of before know of none. */
+	if (def->panic_device)
+		json_object_set_new(machine, "panic", json_string(panic_device_name((int)def->panic_device)));
+	return machine;
 }
 
 static json_t *common(const struct instance *instance, uint64_t task, uint64_t epoch)

@@ -49,6 +49,7 @@ void instance_free(struct instance *instance)
 	loop_timer_cancel(qemu->loop, instance->timer);
 	loop_timer_cancel(qemu->loop, instance->reconnect);
 	loop_timer_cancel(qemu->loop, instance->pause_timer);
+	loop_timer_cancel(qemu->loop, instance->silence_timer);
 	loop_io_cancel(qemu->loop, instance->death);
 	qmp_free(instance->qmp);
 	stream_free(instance->stream);
@@ -215,6 +216,20 @@ void instance_drop_stream(struct instance *instance)
 	stream_end(STEAL(instance->stream));
 }
 
+static enum gone_cause ending_cause(enum ending ending)
+{
+	static const enum gone_cause causes[] = {
+		[ENDING_STOPPED] = GONE_STOPPED,
+		[ENDING_SHUTDOWN] = GONE_GUEST_SHUTDOWN,
+		[ENDING_PANICKED] = GONE_PANICKED,
+		[ENDING_FAILED] = GONE_DIED,
+		[ENDING_DIED] = GONE_DIED,
+	};
+
+	assert(ending != ENDING_NONE);
+	return causes[ending];
+}
+
 /* What the death of this instance means to the engine. */
 static uint32_t last_events(struct instance *instance, const char *how, struct hv_event events[static 2])
 {
@@ -238,9 +253,7 @@ static uint32_t last_events(struct instance *instance, const char *how, struct h
 		return count;
 	events[count] = qemu_event(instance, HV_EVENT_GONE);
 	events[count].err = why;
-	events[count++].cause = ending == ENDING_STOPPED    ? GONE_STOPPED
-				: ending == ENDING_SHUTDOWN ? GONE_GUEST_SHUTDOWN
-							    : GONE_DIED;
+	events[count++].cause = ending_cause(ending);
 	return count;
 }
 
@@ -281,6 +294,7 @@ void instance_watch_death(struct instance *instance)
 {
 	instance->death =
 		loop_io_watch(instance->qemu->loop, instance->process.pidfd, EPOLLIN, on_death, instance);
+	silence_watch(instance);
 }
 
 static void on_no_process(void *ctx)
@@ -303,16 +317,10 @@ static void on_quit_limit(void *ctx)
 
 void instance_end(struct instance *instance, enum ending ending, const struct err *why)
 {
-	static const enum gone_cause causes[] = {
-		[ENDING_STOPPED] = GONE_STOPPED,
-		[ENDING_SHUTDOWN] = GONE_GUEST_SHUTDOWN,
-		[ENDING_FAILED] = GONE_DIED,
-		[ENDING_DIED] = GONE_DIED,
-	};
-
 	if (instance->state == HV_STOPPING)
 		return;
-	assert(ending != ENDING_NONE);
+	if (ending == ENDING_STOPPED && instance->panicked)
+		ending = ENDING_PANICKED;
 	/* A save's helper reads what QEMU writes; without it QEMU does not wait in a write. A load's helper stays: the last
 	 * requests of the guest may need its pages. */
 	if (instance->state == HV_COPYING || instance->state == HV_SEALED)
@@ -331,10 +339,10 @@ void instance_end(struct instance *instance, enum ending ending, const struct er
 		return;
 	}
 	instance->record.step = STEP_STOP;
-	instance->record.cause = causes[ending];
+	instance->record.cause = ending_cause(ending);
 	instance_save(instance, NULL);
 	/* A guest that ran is ended by QEMU itself, which brings what it holds of the disks' images to rest first. */
-	if (ending == ENDING_FAILED || !instance->qmp) {
+	if (ending == ENDING_FAILED || !instance->qmp || instance->silent) {
 		process_kill(&instance->process);
 		instance_limit(instance, instance->faded ? QUIT_LIMIT_MS : 0, on_quit_limit);
 	} else {
@@ -480,6 +488,8 @@ static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64
 		save_on_pass(instance);
 	else if (!strcmp(name, "GUEST_PANICKED"))
 		on_self_stopped(instance, "guest-panicked");
+	else if (!strcmp(name, "RESET") && json_is_true(json_object_get(data, "guest")))
+		qemu_note(instance, "the guest has rebooted by itself");
 	else if (!strcmp(name, "BLOCK_IO_ERROR") && !strcmp(text_of(data, "action"), "stop"))
 		on_io_error(instance, data);
 }

@@ -8,6 +8,8 @@
  *	load.c	   load, filling
  *	run.c	   letting run
  *	storage.c  whether their disks are reached
+ *	pause.c	   a guest that stopped by itself
+ *	silence.c  a QEMU that does not answer
  *	adopt.c	   finding what an earlier daemon has left running
  *
  *	facts.c	   what a saved state says of its machine
@@ -43,6 +45,11 @@ enum {
 	LAST_LOOK_LIMIT_MS = 5 * 1000, /* QEMU's answer whether it has all pages, of a guest whose helper died */
 	LAST_LOOKS = 2,
 	RECONNECT_MS = 200,
+	/* A QEMU that stops answering at 0 s, right after it was asked: asked again at 10 s, then found silent at 20, 30 and 40 s,
+	 * and killed at the third time; right before it was asked: at 30 s. One that answers in between is forgiven all. The looks
+	 * are counted, not the time, so that a daemon which was stopped itself blames nobody. */
+	SILENCE_LOOK_MS = 10 * 1000,
+	SILENCE_LOOKS = 3,
 	CONT_AGAIN_MS = 100,
 	CONT_TRIES = 50,
 };
@@ -51,6 +58,7 @@ enum ending {
 	ENDING_NONE,
 	ENDING_STOPPED,	 /* kill() */
 	ENDING_SHUTDOWN, /* the guest powered itself off */
+	ENDING_PANICKED, /* kill(), of a guest that had panicked */
 	ENDING_FAILED,	 /* start, standby or load did not work: why */
 	ENDING_DIED,	 /* of no use any more: why */
 };
@@ -102,6 +110,11 @@ struct instance {
 	struct loop_timer *timer;     /* the step's time limit, or its next look */
 	struct loop_timer *reconnect; /* of the monitor */
 	struct loop_timer *pause_timer;
+	bool panicked;
+	struct loop_timer *silence_timer;
+	bool silence_asked;    /* the look's question is not answered yet */
+	uint32_t silent_looks; /* in a row, without an answer */
+	bool silent;	       /* given up for it: no polite end */
 	const char *paused; /* a constant: why the guest stopped by itself; NULL: it did not */
 	bool storage_lost; /* storage.c */
 	char storage_text[REASON_BYTES];
@@ -215,6 +228,8 @@ void storage_fini(struct qemu *qemu);
 void storage_probe(struct qemu *qemu, const struct vm_def *def);
 /* The guest does not reach its disks, or does again; text: the fact, where it does not. */
 void storage_set(struct instance *instance, bool lost, const char *text);
+/* silence.c */
+void silence_watch(struct instance *instance);
 
 /* adopt.c */
 int adopt_all(struct qemu *qemu, struct err *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A guest that stopped by itself. After an error of its disk's storage (werror=stop) QEMU keeps what could not be written,
  * and writes it when it is let run: that is tried until the storage takes it, so that nobody has to come and say so. A
- * guest that has panicked stays as it is, to be looked at. Either is told again and again while it lasts: the note is
+ * guest that has panicked stays as it is; whether to be looked at or until it is ended is the engine's word. Either is told again and again while it lasts: the note is
  * gossip, which others forget. */
 #include "driver/qemu/instance.h"
 
@@ -41,6 +41,7 @@ static void on_status(void *ctx, const json_t *result, const struct err *err)
 	} else {
 		instance->paused = NULL;
 		storage_set(instance, false, NULL);
+		instance->panicked = false;
 		loop_timer_cancel(instance->qemu->loop, STEAL(instance->pause_timer));
 		qemu_note(instance, "the guest runs on");
 	}
@@ -57,12 +58,21 @@ static void on_look(void *ctx)
 		instance_qmp(instance, "query-status", NULL, on_status);
 }
 
+static void tell_panic(struct instance *instance, bool panicked)
+{
+	if (!panicked || instance->panicked)
+		return;
+	instance->panicked = true;
+	struct hv_event event = qemu_event(instance, HV_EVENT_PANICKED);
+	qemu_tell_later(instance->qemu, &event);
+}
+
 bool pause_begin(struct instance *instance, const char *status)
 {
 	const char *why = !strcmp(status, "io-error")
 				  ? "the guest is paused: its disk's storage fails or is full; mended, it runs on"
 			  : !strcmp(status, "guest-panicked")
-				  ? "the guest has panicked and is paused: look at its console, then stop it"
+				  ? "the guest has panicked and is paused"
 				  : NULL;
 
 	if (!why)
@@ -71,5 +81,6 @@ bool pause_begin(struct instance *instance, const char *status)
 		qemu_note(instance, why);
 	instance->paused = why;
 	look_later(instance);
+	tell_panic(instance, !strcmp(status, "guest-panicked"));
 	return true;
 }

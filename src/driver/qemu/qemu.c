@@ -117,6 +117,7 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.task = instance->record.task,
 		.filling = instance->record.filling,
 		.shutdown_asked = instance->record.shutdown_asked,
+		.panicked = instance->panicked,
 	};
 	info->storage_lost = instance->state == HV_RUNNING && instance->storage_lost;
 	if (info->storage_lost)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trouble inside one VM, on a real cluster: its kernel panics, its QEMU hangs. It reboots by itself: that is no trouble."""
+import pytest
+
+from cluster import Api, Guest, News, wait_synced
+from lab import Lab, wait_until
+
+SILENCE_S = 40  # the limit is 30 s after a question, and one is asked each 10 s
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab(nodes=2) as lab:
+        wait_synced(lab)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def the_guest(lab):
+    guest = Guest(lab, "web", append="watari.fill_mib=4", memory="192M").create()
+    assert guest.show()["definition"]["panic_device"] == "isa"
+    return guest
+
+
+@pytest.fixture
+def web(the_guest):
+    """Runs, with a whole budget: a start by hand forgets what was used up."""
+    if the_guest.state() != "off":
+        the_guest.cli("vm", "stop", "web")
+    the_guest.boot(on="n1")
+    return the_guest
+
+
+def policy(guest, **changed):
+    definition = guest.show()["definition"]
+    definition.setdefault("policy", {}).update(changed)
+    with Api(guest.lab, guest.asked()) as api:
+        api.call("vm.edit", vm=guest.name, definition=definition)
+
+
+def new_boot(guest, before):
+    wait_until(lambda: guest.wait()["nonce"] != before["nonce"], 60, "the guest to have booted again")
+
+
+def test_a_panic_is_a_death(lab, web):
+    """Here within the budget, then elsewhere; the reason is told by show and by why."""
+    for owner, epoch in (("n1", 1), ("n2", 2)):
+        before, at = web.look(), web.show()["epoch"]
+        web.panic()
+        vm = wait_until(lambda: (vm := web.show())["state"] == "online" and vm["epoch"] > at and vm, 30,
+                        "web to run again")
+        assert (vm["node"], vm["epoch"]) == (owner, at + 1), epoch
+        new_boot(web, before)
+        assert "the guest panicked on n1" in lab.cli_raw("n2", "why", "vm/web").stdout
+
+
+def test_a_panic_by_policy_stops_or_waits(lab, web):
+    """pause: kept as it is, said so, and not moved. stop, set while it waits: off, and not started again."""
+    policy(web, on_panic="pause")
+    web.panic()
+    wait_until(lambda: "panicked" in (web.show().get("note") or ""), 20, "the note")
+    vm = web.show()
+    assert (vm["state"], vm["node"]) == ("online", "n1") and web.qemu("n1")
+    policy(web, on_panic="stop")
+    vm = web.wait_state("off")
+    assert "panicked on n1" in vm["reason"] and vm["want"] == "off", vm
+    policy(web, on_panic="restart")
+
+
+def test_a_reboot_is_none(lab, web):
+    before, epoch = web.look(), web.show()["epoch"]
+    web.shell("n1", "reboot -f", until="Restarting system")
+    new_boot(web, before)
+    vm = web.show()
+    assert (vm["node"], vm["epoch"], vm["deaths"]) == ("n1", epoch, 0)
+
+
+def test_a_qemu_that_hangs_is_killed(lab, web):
+    """For a while: nothing happens, and it is the same guest. For good: killed, dead for sure, then booted again."""
+    before, vm = web.look(), web.show()
+    process = web.qemu("n1")
+    lab.stop("n1", "qemu", "web")
+    wait_until(lambda: "does not answer" in (web.show().get("note") or ""), SILENCE_S, "the note")
+    lab.cont("n1", "qemu", "web")
+    assert web.wait()["nonce"] == before["nonce"]
+    wait_until(lambda: not web.show().get("note"), 20, "the note to be over")
+    assert web.qemu("n1") == process and web.show()["epoch"] == vm["epoch"]
+    lab.stop("n1", "qemu", "web")
+    with News(lab, "n2") as news:
+        news.wait_vm("web to run again", lambda at: at["state"] == "online" and at["epoch"] > vm["epoch"],
+                     timeout=SILENCE_S + 20)
+    new_boot(web, before)
+    assert len(web.qemu("n1")) == 1 and web.qemu("n1") != process
+    assert "not answered for 30 s" in lab.cli_raw("n2", "why", "vm/web").stdout
