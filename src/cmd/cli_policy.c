@@ -122,6 +122,10 @@ static int apply_failback(struct cli *cli, json_t *definition)
 
 int policy_apply(struct cli *cli, json_t *definition)
 {
+	const char *on_panic = cli_option(cli, "on-panic");
+
+	if (on_panic)
+		json_object_set_new(policy_of(definition), "on_panic", json_string(on_panic));
 	if (apply_nodes(cli, definition, "preferred", "none") < 0 ||
 		apply_nodes(cli, definition, "possible", "all") < 0 || apply_anti_affinity(cli, definition) < 0 ||
 		apply_numbers(cli, definition) < 0)
@@ -163,6 +167,15 @@ static void print_failback(const json_t *policy)
 								      : "never");
 }
 
+/* What is left out is the first of its values. */
+static void print_on_panic(const json_t *definition, const json_t *policy)
+{
+	const char *action = json_string_value(json_object_get(policy, "on_panic"));
+
+	printf("panic     %s%s\n", action ? action : "restart",
+		json_object_get(definition, "panic_device") ? "" : ", were it told: its machine has no panic device");
+}
+
 void policy_print(const json_t *definition)
 {
 	const json_t *policy = json_object_get(definition, "policy");
@@ -186,6 +199,7 @@ void policy_print(const json_t *definition)
 	else
 		printf("all nodes tried: failed\n");
 	print_failback(policy);
+	print_on_panic(definition, policy);
 	if (order)
 		printf("start     order %llu; those after it wait %s longer\n", (unsigned long long)order,
 			span_text(a, member_number(policy, "start_delay_s")));

@@ -64,6 +64,8 @@ const struct opt cli_task_opts[] = {
 		0, 0, 0}, \
 	{"start-order", 0, "NUMBER", "1 is first: a VM waits for those with a lower one; 0: waits for none", 0, 0, 0}, \
 	{"start-delay", 0, "SPAN", "when it runs, those with a higher order wait so much longer", 0, 0, 0}, \
+	{"on-panic", 0, "ACTION", "what becomes of a guest whose kernel panics: restart (the default; within the budget), stop, " \
+		"or pause to look at it", "restart stop pause", 0, 0}, \
 	{"file", 'f', "FILE", "take the definition from this file, or from stdin where it is '-'; the other options are " \
 		"applied on top", 0, COMPLETE_FILE, 0}
 
