@@ -103,7 +103,7 @@ class Shell:
         return self.ask("inspect", vm)["info"]
 
     def expect(self, *kinds, timeout=30, skip=()):
-        """The next event of one of these kinds; progress, and what is to be skipped, is passed over. Any other event is a
+        """The next event of one of these kinds; progress, news of the storage, and what is to be skipped, is passed over. Any other event is a
         failure."""
         deadline = time.monotonic() + timeout
         while True:
@@ -111,7 +111,7 @@ class Shell:
                 line = self.seen.pop(0)
                 if line["event"] in kinds:
                     return line
-                assert line["event"] in ("progress", *skip), f"{self.name}: {line} instead of {kinds}\n{self.log()}"
+                assert line["event"] in ("progress", "storage", *skip), f"{self.name}: {line} instead of {kinds}\n{self.log()}"
             try:
                 _, line = self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:

@@ -575,3 +575,20 @@ def test_a_second_daemon_is_refused(host, node):
     a = node()
     with pytest.raises(AssertionError, match="another daemon uses it"):
         host.shell(a.name)
+
+
+def test_a_panic_is_told_also_after_a_move(host, node):
+    """B17: the panic device is part of the state; the guest stays stopped, a daemon that was away learns of it too, and its
+    end is told as that."""
+    a, b = node(), node()
+    definition, vm = start(a, host, panic_device="isa")
+    before = host.wait_guest()
+    move(host, a, b, definition, 7, 1)
+    assert host.wait_guest()["nonce"] == before["nonce"]
+    host.get("/panic")
+    b.expect("panicked")
+    b.restart()
+    b.expect("panicked")
+    b.call("kill", vm=vm)
+    assert b.expect("gone")["cause"] == "panicked"
+    assert not left_over(b)

@@ -18,6 +18,9 @@ static const char *const event_names[] = {
 	[HV_EVENT_FAILED] = "failed",
 	[HV_EVENT_GONE] = "gone",
 	[HV_EVENT_PROGRESS] = "progress",
+	[HV_EVENT_PANICKED] = "panicked",
+	[HV_EVENT_STORAGE] = "storage",
+	[HV_EVENT_PROBED] = "probed",
 };
 
 struct shell {
