@@ -220,7 +220,7 @@ int units_parse_disk(const char *text, json_t **disk, struct err *err)
 		{"id", "id", NULL, false},
 		{"readonly", "read_only", NULL, true},
 	};
-	json_t *parsed;
+	json_t *parsed = NULL;
 
 	if (parse_parts("disk", "path", rules, ARRAY_SIZE(rules), text, &parsed, err) < 0)
 		return -1;

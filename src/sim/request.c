@@ -115,7 +115,7 @@ uint32_t sim_define_vm(struct sim *sim, const char *name, uint32_t memory_mib)
 
 	assert(number < SIM_VMS_MAX);
 	snprintf(def->uuid, sizeof(def->uuid), "00000000-0000-4000-8000-%012x", number + 1);
-	strncpy(def->name, name, sizeof(def->name) - 1);
+	snprintf(def->name, sizeof(def->name), "%s", name);
 	def->memory_mib = memory_mib;
 	def->disk_count = 1;
 	snprintf(def->disks[0].path, sizeof(def->disks[0].path), "/srv/%s-%u.raw", name, number + 1);

@@ -74,14 +74,22 @@ static pid_t spawn(const struct runner_options *options, struct board *board, ui
 	return pid;
 }
 
-static void report(const struct board *board, uint64_t *told, FILE *out)
+static void report(const struct runner_options *options, const struct board *board, uint64_t *told, FILE *out)
 {
+	char nodes[32] = "", duration[48] = "";
+
+	if (options->random.nodes)
+		snprintf(nodes, sizeof(nodes), " --nodes %" PRIu32, options->random.nodes);
+	if (options->random.duration_ms)
+		snprintf(duration, sizeof(duration), " --duration %" PRIu64, options->random.duration_ms);
 	while (*told < board->found && *told < FINDINGS_MAX) {
 		const struct finding *finding = &board->findings[*told];
 		if (!__atomic_load_n(&finding->ready, __ATOMIC_ACQUIRE))
 			return;
-		fprintf(out, "seed %" PRIu64 ": [%6" PRIu64 "] %s\n  replay: watari-sim random --seed %" PRIu64 " --trace\n",
-			finding->seed, finding->at_us / 1000, finding->text, finding->seed);
+		fprintf(out,
+			"seed %" PRIu64 ": [%6" PRIu64 "] %s\n"
+			"  replay: watari-sim random --seed %" PRIu64 "%s%s --trace\n",
+			finding->seed, finding->at_us / 1000, finding->text, finding->seed, nodes, duration);
 		fflush(out);
 		(*told)++;
 	}
@@ -131,7 +139,7 @@ static int watch(const struct runner_options *options, struct board *board, pid_
 			if (worker_ended(board, job, status) && (pids[job] = spawn(options, board, job)) > 0)
 				alive++;
 		}
-		report(board, &told, out);
+		report(options, board, &told, out);
 	}
 	return 0;
 }

@@ -3,6 +3,7 @@
 #include "driver/fake/ring.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -423,7 +424,7 @@ struct group_fake *group_fake_new(struct net *net, uint32_t node, const char *no
 
 	assert(fake && !net->nodes[node].process);
 	fake->group = (struct group){.ops = &ops, .node = node};
-	strncpy(fake->group.node_name, node_name, NAME_BYTES - 1);
+	snprintf(fake->group.node_name, NAME_BYTES, "%s", node_name);
 	fake->net = net;
 	fake->loop = loop;
 	fake->callbacks = *callbacks;

@@ -117,7 +117,7 @@ static void tell_after(struct machine *machine, const char *vm, struct hv_event 
 	struct news *news = calloc(1, sizeof(*news));
 	assert(news);
 	*news = (struct news){.machine = machine, .to = machine->driver, .event = event, .next = machine->news};
-	strncpy(news->vm, vm, sizeof(news->vm) - 1);
+	snprintf(news->vm, sizeof(news->vm), "%s", vm);
 	machine->news = news;
 	news->item = timeline_after(machine->timeline, delay_us, news_arrive, news);
 }
@@ -776,7 +776,7 @@ static void fake_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uin
 
 	assert(purge);
 	*purge = (struct purge){.machine = machine, .keep = keep, .below = below, .next = machine->purges};
-	strncpy(purge->vm, vm, sizeof(purge->vm) - 1);
+	snprintf(purge->vm, sizeof(purge->vm), "%s", vm);
 	machine->purges = purge;
 	purge->item = timeline_after(machine->timeline,
 		machine->config.exact ? 10000 : prng_between(machine->prng, 100, 50000), purge_run, purge);

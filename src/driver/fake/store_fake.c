@@ -2,6 +2,7 @@
 #include "driver/fake/store_fake.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -414,7 +415,7 @@ static void fake_install(struct store *store, const struct store_snapshot *snaps
 	struct op op = {.kind = OP_INSTALL, .keep_log = keep_log,
 		.record = record_of(snapshot->index, snapshot->term, snapshot->bytes, snapshot->size)};
 
-	strncpy(op.uuid, uuid, sizeof(op.uuid) - 1);
+	snprintf(op.uuid, sizeof(op.uuid), "%s", uuid);
 	ops_push(&fake->queued, op);
 }
 

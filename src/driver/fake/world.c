@@ -2,6 +2,7 @@
 #include "driver/fake/world.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,8 +62,8 @@ struct world_guest *world_guest(struct world *world, const char *vm, const char 
 		return guest;
 	guest = calloc(1, sizeof(*guest));
 	assert(guest);
-	strncpy(guest->vm, vm, sizeof(guest->vm) - 1);
-	strncpy(guest->name, name, sizeof(guest->name) - 1);
+	snprintf(guest->vm, sizeof(guest->vm), "%s", vm);
+	snprintf(guest->name, sizeof(guest->name), "%s", name);
 	guest->disk_generation = 1;
 	guest->next = world->guests;
 	world->guests = guest;
