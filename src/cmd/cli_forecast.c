@@ -18,14 +18,15 @@ static void print_case(const struct cli *cli, const json_t *view)
 	static const char *const columns[] = {">ORDER", "VM", "FROM", "TO", ">AFTER", "FACT", NULL};
 	const json_t *failed = json_object_get(view, "failed"), *vms = json_object_get(view, "vms"), *vm, *proof;
 	unsigned long long left_out = member_number(view, "left_out");
+	unsigned long long count = member_number(view, "count"), runs = member_number(view, "runs");
 	const char *node;
 	size_t i;
 
 	printf("\nIf ");
 	print_nodes(failed);
 	printf(" died%s", json_is_true(json_object_get(view, "quorate")) ? ":" : ": no quorum, so nothing would be started. With it:");
-	printf(" %llu VMs, %llu run elsewhere%s", (unsigned long long)member_number(view, "count"),
-		(unsigned long long)member_number(view, "runs"), member_number(view, "down") ? "" : "\n");
+	printf(" %llu VM%s, %llu run%s elsewhere%s", count, count == 1 ? "" : "s", runs, runs == 1 ? "s" : "",
+		member_number(view, "down") ? "" : "\n");
 	if (member_number(view, "down"))
 		printf(", %s%llu would be down%s\n", color_of(cli, "failed"),
 			(unsigned long long)member_number(view, "down"), color_end(cli));

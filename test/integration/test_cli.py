@@ -134,12 +134,12 @@ def test_a_forecast_says_where_vms_would_go(shell):
     assert case["vms"][0]["end"] == "blocked" and case["vms"][0]["to"] not in (home, None)
     assert found["survives"]["nodes"] == 0 and found["survives"]["limit"] == "proof" and found["survives"]["failed"] == [home]
     text = shell.ok("forecast", "--fail", home)
-    assert f"If {home} died: 1 VMs, 0 run elsewhere, 1 would be down" in text and "not proven" in text
+    assert f"If {home} died: 1 VM, 0 run elsewhere, 1 would be down" in text and "not proven" in text
     for node in {"n1", "n2", "n3"} - {home}:
         shell.ok("fence", "add", f"cord-{node}", "--node", node, "--agent", "fence_lab", "--no-check")
     shell.ok("fence", "add", "cord", "--node", home, "--agent", "fence_lab", "--no-check")
     text = shell.ok("forecast", "--fail", home)
-    assert "survives  1 of 3 nodes may die at once" in text and "limit     quorum" in text and "1 run elsewhere" in text
+    assert "survives  1 of 3 nodes may die at once" in text and "limit     quorum" in text and "1 runs elsewhere" in text
     both = shell.json("forecast", "--fail", "n1,n2")["cases"]
     assert len(both) == 1 and not both[0]["quorate"]
     for nodes, fact in (("n9", "no node 'n9'"), ("n1,n2,n3", "no node is left"), ("n1,", "no node ''")):
