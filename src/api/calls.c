@@ -78,8 +78,8 @@ const struct api_verb api_verbs[] = {
 		{"discard_state", ARG_BOOL, false, 0, "throw the saved state away and boot"},
 		DRY_RUN_ARG,
 	}, call_vm_start, "start a VM; one that was saved goes on where it was"},
-	{"vm.shutdown", true, {VM_ARG, DRY_RUN_ARG}, call_vm_shutdown, "ask the guest to power itself off"},
-	{"vm.stop", true, {VM_ARG, DRY_RUN_ARG}, call_vm_stop, "power off at once, like pulling the cord"},
+	{"vm.shutdown", true, {VM_ARG, DRY_RUN_ARG}, call_vm_shutdown, "ask the guest to power itself off; what waits to be started is not, any more"},
+	{"vm.stop", true, {VM_ARG, DRY_RUN_ARG}, call_vm_stop, "power off at once, like pulling the cord; what waits to be started is not, any more"},
 	{"vm.save", true, {VM_ARG, DRY_RUN_ARG}, call_vm_save, "save the memory to shared storage and power off"},
 	{"vm.move", true, {
 		VM_ARG,
@@ -248,6 +248,9 @@ static const char *hint_of(enum err_code code)
 	case ERR_UNFIT:
 		return "'watari node list' and 'watari vm show' have the facts; --dry-run asks without changing "
 		       "anything";
+	case ERR_NO_ROOM:
+		return "ask again soon, or for another node; if it stays so, something beside the VMs takes the node's "
+		       "memory";
 	case ERR_DENIED:
 		return "run as root, or have an administrator add you to the group in watarid.conf, [api] group=";
 	case ERR_NO_SPACE:

@@ -25,6 +25,7 @@ static const struct err_info infos[ERR_CODE_COUNT] = {
 	[ERR_PROTOCOL] = {"protocol", 76, "CRM_EX_PROTOCOL", 502},
 	[ERR_UNAVAILABLE] = {"unavailable", 69, "CRM_EX_UNAVAILABLE", 503},
 	[ERR_SYSTEM] = {"system", 71, "CRM_EX_OSERR", 500},
+	[ERR_NO_ROOM] = {"no-room", 75, "CRM_EX_TEMPFAIL", 409},
 };
 
 const struct err_info *err_info(enum err_code code)

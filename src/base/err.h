@@ -30,6 +30,7 @@ enum err_code {
 	ERR_PROTOCOL,	 /* a peer, QEMU or a client broke the protocol */
 	ERR_UNAVAILABLE, /* the daemon or a service it needs does not answer */
 	ERR_SYSTEM,	 /* any other failed system call */
+	ERR_NO_ROOM,	 /* a node has no memory free for it now, whatever is booked: nothing has begun */
 	ERR_CODE_COUNT
 };
 

@@ -251,11 +251,14 @@ const struct verb cli_verbs[] = {
 		.examples = {"watari vm start web", "watari vm start web --on n2", "watari vm start web --discard-state"}},
 	{.noun = "vm", .name = "shutdown", .operands = {VM}, .run = run_vm_shutdown, .changes = true, .has_task = true,
 		.summary = "ask the guest to power itself off",
-		.text = "Presses the virtual power button. A guest that does not listen goes on; 'vm stop' ends it.",
+		.text = "Presses the virtual power button. A guest that does not listen goes on; 'vm stop' ends it. A VM that does not "
+			"run, and waits to be started by itself, is not started any more, as by 'vm stop'.",
 		.examples = {"watari vm shutdown web", "watari vm shutdown web --timeout 60"}},
 	{.noun = "vm", .name = "stop", .operands = {VM}, .run = run_vm_stop, .changes = true, .has_task = true,
 		.summary = "power off at once, like pulling the cord",
-		.text = "What the guest has not written to its disks is lost. 'vm shutdown' is gentler.",
+		.text = "What the guest has not written to its disks is lost. 'vm shutdown' is gentler. A VM that does not run, and waits "
+			"to be started by itself (for room, for its turn, or for another try), is not started any more until "
+			"'vm start'; a saved state stays where it is.",
 		.examples = {"watari vm stop web"}},
 	{.noun = "vm", .name = "save", .operands = {VM}, .run = run_vm_save, .changes = true, .has_task = true,
 		.summary = "save the guest's memory to shared storage and power off",

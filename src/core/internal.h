@@ -92,6 +92,11 @@ void vm_start_on(struct step *step, struct vm *vm, uint32_t node, const char *wh
 void vm_restore_on(struct step *step, struct vm *vm, uint32_t node, const char *why);
 /* The target, or the copy, did not do it: back to the source, to another node, or stay saved (design §6, no dead ends). */
 void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, const char *why);
+/* The node had no memory free when it was to begin there, though nothing is booked: a copy that left is still ending, or
+ * something else takes it. It is not tried there again at once; the caller says what the VM does meanwhile. */
+void vm_no_room(struct step *step, struct vm *vm, uint32_t node);
+/* That time is over. */
+void vm_room_review(struct step *step, struct vm *vm, uint64_t *next_ms);
 void vm_died(struct step *step, struct vm *vm, const char *why);
 void vm_source_gone(struct step *step, struct vm *vm, const char *why);
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why);

@@ -193,6 +193,9 @@ static bool place_may(
 		return unfit(text, "its restarts on %s are used up", cluster_node_name(cluster, node));
 	if (vm->storage_lost & node_bit(node))
 		return unfit(text, "%s did not reach its disks", cluster_node_name(cluster, node));
+	if (vm->no_room & node_bit(node))
+		return unfit(text, "%s had less memory free than it should when %s was to begin there",
+			cluster_node_name(cluster, node), vm->def.name);
 	return place_fits(cluster, plan, vm, node, text);
 }
 

@@ -147,6 +147,8 @@ static void look_at(struct step *step, struct vm *vm, struct found *found)
 	next_at(step, &found->next_ms, vm->retry_ms);
 	if (vm->storage_ms || vm->storage_lost)
 		storage_review(step, vm, &found->next_ms);
+	if (vm->no_room)
+		vm_room_review(step, vm, &found->next_ms);
 	find_gate(step, vm, found);
 	if (is_starting(step->cluster, vm)) {
 		plan->starts[vm->target ? vm->target : vm->owner]++;
@@ -194,7 +196,7 @@ static bool stays(const struct step *step, const struct vm *vm)
 	uint32_t node = vm->last_owner;
 	bool at_will = !vm->killed && !vm->def.policy.preferred_count && !place_beside(cluster, step->plan, vm, node);
 
-	return node && (vm->deaths || at_will) && !((vm->exhausted | vm->storage_lost) & node_bit(node)) &&
+	return node && (vm->deaths || at_will) && !((vm->exhausted | vm->storage_lost | vm->no_room) & node_bit(node)) &&
 	       place_fits(cluster, step->plan, vm, node, NULL);
 }
 

@@ -30,6 +30,7 @@ static void started(struct step *step, struct vm *vm)
 		return;
 	}
 	vm->started = true;
+	vm->no_room_count = 0;
 	vm->run_ms = step->cluster->now_ms;
 	if (vm->state == VM_STOPPING) {
 		vm_touch(step, vm);
@@ -90,6 +91,13 @@ static void gone(struct step *step, struct vm *vm)
 	}
 	if (vm->state == VM_STARTING && !vm->task && step->event->code == ERR_IO) {
 		storage_start_failed(step, vm);
+		return;
+	}
+	if (vm->state == VM_STARTING && !vm->task && step->event->code == ERR_NO_ROOM) {
+		/* Nothing of it has run: no death. */
+		reason_set(why, "not started on %s: %.200s", node, step->event->text);
+		vm_no_room(step, vm, vm->owner);
+		vm_went_off(step, vm, why);
 		return;
 	}
 	if (step->event->cause == GONE_SELF_FENCED) {
@@ -191,6 +199,7 @@ static void resumed(struct step *step, struct vm *vm)
 	}
 	vm->target = 0;
 	vm->started = true;
+	vm->no_room_count = 0;
 	if (vm->phase == MOVE_RESUME) {
 		task_figures(step, vm, vm->task, &step->event->figures);
 		if (!place_wish(vm, vm->owner))
@@ -232,6 +241,8 @@ static void step_failed(struct step *step, struct vm *vm)
 	reason_set(why, "%s: %s", cluster_node_name(step->cluster, event->node),
 		event->text[0] ? event->text : "the step failed, no reason known");
 	task_trouble(step, vm, event->code);
+	if (by_target && vm->state == VM_RESTORING && event->code == ERR_NO_ROOM)
+		vm_no_room(step, vm, event->node);
 	vm_move_failed(step, vm, by_target ? event->node : 0, why);
 }
 

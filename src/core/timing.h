@@ -37,6 +37,8 @@ enum {
 	STORAGE_AGAIN_MS = 30 * 1000,
 	STORAGE_FORGET_MS = 10 * 60 * 1000,
 	STORAGE_KILL_MS = 15 * 1000,
+	ROOM_AGAIN_MS = 1000, /* a node had no memory free: doubled each time, up to 2^SHIFT_MAX times */
+	ROOM_AGAIN_SHIFT_MAX = 4,
 	KILLS_MAX = 2, /* nodes that died soon after a VM's start, one after the other: see quarantine.c */
 	KILL_WINDOW_MS = 5 * 60 * 1000,
 };

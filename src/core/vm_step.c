@@ -50,6 +50,24 @@ void vm_went_off(struct step *step, struct vm *vm, const char *why)
 	vm_go(step, vm, VM_OFF, MOVE_IDLE, "%s", why);
 }
 
+void vm_no_room(struct step *step, struct vm *vm, uint32_t node)
+{
+	uint32_t shift = vm->no_room_count < ROOM_AGAIN_SHIFT_MAX ? vm->no_room_count : ROOM_AGAIN_SHIFT_MAX;
+
+	vm->no_room |= node_bit(node);
+	vm->no_room_count++;
+	vm->no_room_ms = step->cluster->now_ms + ((uint64_t)ROOM_AGAIN_MS << shift);
+}
+
+void vm_room_review(struct step *step, struct vm *vm, uint64_t *next_ms)
+{
+	next_at(step, next_ms, vm->no_room_ms);
+	if (vm->no_room_ms > step->cluster->now_ms)
+		return;
+	vm->no_room = vm->no_room_ms = 0;
+	vm_touch(step, vm);
+}
+
 /* The restore on failed_node came to nothing: the next node, or stay saved with what was learned. */
 static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node, const char *why)
 {
@@ -66,12 +84,13 @@ static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node,
 		vm_restore_on(step, vm, next, why);
 		return;
 	}
-	reason_set(reason, "the saved state is kept: %s", why);
+	bool soon = failed_node && (vm->no_room & node_bit(failed_node)) && !cancelled;
+	reason_set(reason, "the saved state is kept%s: %s", soon ? ", and tried again soon" : "", why);
 	task_end(step, vm, cancelled ? TASK_CANCELLED : TASK_FAILED, "%s", reason);
 	vm->owner = 0;
 	/* Only a person knows whether to try again or to give the state up; WANT_ON would try for ever. A node that
-	 * joins is the exception: see policy.c. */
-	if (failed_node || cancelled)
+	 * joins is the exception: see policy.c. So is a node that has no memory free yet: it soon may. */
+	if ((failed_node && !soon) || cancelled)
 		vm->want = WANT_SAVED;
 	vm_go(step, vm, VM_SAVED, MOVE_IDLE, "%s", reason);
 }

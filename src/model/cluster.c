@@ -144,6 +144,9 @@ static const struct field vm_fields[] = {
 	SCHEMA_U64(34, vm, storage_end_ms),
 	SCHEMA_U64(35, vm, storage_lost),
 	SCHEMA_U64(36, vm, storage_forget_ms),
+	SCHEMA_U64(37, vm, no_room),
+	SCHEMA_U64(38, vm, no_room_ms),
+	SCHEMA_U32(39, vm, no_room_count),
 };
 SCHEMA_DEFINE(vm_schema, vm, vm_fields);
 

@@ -253,6 +253,9 @@ struct vm {
 	uint64_t storage_end_ms; /* its copy is being ended, to be started elsewhere, since then; 0: it is not */
 	uint64_t storage_lost;	 /* nodes that did not reach them, bit id - 1: it is not started there */
 	uint64_t storage_forget_ms; /* when they may be tried again */
+	uint64_t no_room;	    /* nodes that had no memory free when it was to begin there, bit id - 1 */
+	uint64_t no_room_ms;	    /* when they may be tried again */
+	uint32_t no_room_count;	    /* how often, since it ran last: the pause grows with it */
 	uint64_t changed_index; /* of the event that last changed state, owner or phase */
 	char reason[REASON_BYTES];
 };

@@ -716,6 +716,118 @@ static void used_up_here_and_full_there_waits_for_either(void **state)
 	assert_int_equal(vm(w, 1)->owner, 1);
 }
 
+static void finds_no_room(struct world *w, uint32_t number)
+{
+	struct event event = {.kind = EVENT_GONE, .node = vm(w, number)->owner, .epoch = vm(w, number)->epoch, .code = ERR_NO_ROOM};
+
+	uuid_of(number, event.vm);
+	strcpy(event.text, "this node has 12 MiB of memory left");
+	assert_int_equal(vm(w, number)->state, VM_STARTING);
+	assert_int_equal(feed(w, &event), ERR_NONE);
+}
+
+/* Where a copy that left is still ending there is no memory yet, though nothing is booked: no guest died of that. */
+static void a_start_without_memory_is_no_death(void **state)
+{
+	struct world *w = world(state, 3);
+	uint64_t pause_ms = ROOM_AGAIN_MS;
+
+	create(w, definition(1, 512));
+	create(w, definition(2, 2048));
+	run_on(w, 1, 1);
+	run_on(w, 2, 3);
+	node_dies(w, 1);
+	assert_int_equal(vm(w, 1)->owner, 2);
+	for (int i = 0; i < 8; i++) {
+		finds_no_room(w, 1);
+		assert_int_equal(vm(w, 1)->state, VM_OFF);
+		assert_int_equal(vm(w, 1)->want, WANT_ON);
+		assert_int_equal(vm(w, 1)->deaths, 0);
+		assert_reason(w, 1, "n2 had less memory free");
+		pass(w, pause_ms - 20);
+		assert_int_equal(vm(w, 1)->state, VM_OFF);
+		pass(w, 40);
+		assert_int_equal(vm(w, 1)->state, VM_STARTING);
+		if (pause_ms < (uint64_t)ROOM_AGAIN_MS << ROOM_AGAIN_SHIFT_MAX)
+			pause_ms *= 2;
+	}
+	/* And at once where there is another node. */
+	assert_int_equal(ask(w, EVENT_VM_STOP, 2, 0), ERR_NONE);
+	dies(w, 2);
+	finds_no_room(w, 1);
+	assert_int_equal(vm(w, 1)->state, VM_STARTING);
+	assert_int_equal(vm(w, 1)->owner, 3);
+	up(w, 1);
+	assert_int_equal(vm(w, 1)->no_room_count, 0);
+}
+
+/* Who asked waits for the answer: he gets it, and it is not started behind his back. */
+static void an_asked_start_without_memory_is_told(void **state)
+{
+	struct world *w = world(state, 2);
+
+	create(w, definition(1, 512));
+	assert_int_equal(ask(w, EVENT_VM_START, 1, 1), ERR_NONE);
+	finds_no_room(w, 1);
+	assert_int_equal(vm(w, 1)->state, VM_OFF);
+	assert_int_equal(vm(w, 1)->want, WANT_OFF);
+	assert_int_equal(w->cluster->tasks[0].code, ERR_NO_ROOM);
+}
+
+/* A restore finds none either: its state is not left to a person for that. */
+static void a_restore_without_memory_is_tried_again(void **state)
+{
+	struct world *w = world(state, 1);
+	struct event event = {.kind = EVENT_SEALED, .node = 1};
+
+	create(w, definition(1, 512));
+	run_on(w, 1, 1);
+	assert_int_equal(ask(w, EVENT_VM_SAVE, 1, 0), ERR_NONE);
+	uuid_of(1, event.vm);
+	event.task = vm(w, 1)->task;
+	event.epoch = vm(w, 1)->epoch;
+	assert_int_equal(feed(w, &event), ERR_NONE);
+	assert_int_equal(ask(w, EVENT_VM_START, 1, 0), ERR_NONE);
+	event.kind = EVENT_STEP_FAILED;
+	event.task = vm(w, 1)->task;
+	event.code = ERR_NO_ROOM;
+	assert_int_equal(feed(w, &event), ERR_NONE);
+	assert_int_equal(vm(w, 1)->state, VM_SAVED);
+	assert_int_equal(vm(w, 1)->want, WANT_ON);
+	assert_int_equal(vm(w, 1)->saved.status, SAVED_SEALED);
+	pass(w, ROOM_AGAIN_MS + 20);
+	assert_int_equal(vm(w, 1)->state, VM_RESTORING);
+	/* Any other failure is left to a person, as before. */
+	event.task = vm(w, 1)->task;
+	event.code = ERR_CORRUPT;
+	assert_int_equal(feed(w, &event), ERR_NONE);
+	assert_int_equal(vm(w, 1)->want, WANT_SAVED);
+}
+
+/* What waits for room can be told not to start, by either word. */
+static void what_waits_for_room_can_be_told_not_to(void **state)
+{
+	static const enum event_kind words[] = {EVENT_VM_STOP, EVENT_VM_SHUTDOWN};
+	struct world *w = world(state, 2);
+
+	create(w, definition(1, 2048));
+	for (uint32_t i = 2; i <= 3; i++) {
+		create(w, definition(i, 512));
+		run_on(w, i, 2);
+	}
+	run_on(w, 1, 1);
+	node_dies(w, 1);
+	assert_int_equal(vm(w, 1)->wait, WAIT_ROOM);
+	assert_int_equal(ask(w, words[0], 1, 0), ERR_NONE);
+	assert_int_equal(vm(w, 1)->state, VM_OFF);
+	assert_int_equal(vm(w, 1)->want, WANT_OFF);
+	assert_int_equal(vm(w, 1)->wait, WAIT_NONE);
+	assert_reason(w, 1, "not started by itself any more: asked by root");
+	assert_int_equal(ask(w, words[1], 1, 0), ERR_UNFIT); /* there is nothing left to stop */
+	returns(w, 1, true);
+	assert_int_equal(vm(w, 1)->state, VM_OFF);
+}
+
 /* Each node that could take it, and why the others cannot. */
 static void each_node_is_explained(void **state)
 {
@@ -912,6 +1024,10 @@ int main(void)
 		T(the_policy_is_edited_while_the_vm_runs),
 		T(priority_none_is_never_started_by_itself),
 		T(used_up_here_and_full_there_waits_for_either),
+		T(a_start_without_memory_is_no_death),
+		T(an_asked_start_without_memory_is_told),
+		T(a_restore_without_memory_is_tried_again),
+		T(what_waits_for_room_can_be_told_not_to),
 		T(each_node_is_explained),
 		T(a_node_stays_for_a_guest_that_is_well),
 		T(a_node_stays_where_nothing_proves_its_end),

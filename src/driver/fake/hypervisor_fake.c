@@ -565,8 +565,8 @@ static void fake_start(struct hypervisor *hv, const struct vm_def *def, uint64_t
 	}
 	if (memory_used(machine) + def->memory_mib > machine->config.memory_mib) {
 		struct hv_event gone = {.kind = HV_EVENT_GONE, .epoch = epoch, .cause = GONE_DIED};
-		err_set(&gone.err, ERR_UNFIT, "not enough memory");
-		tell(machine, def->uuid, failure(0, epoch, ERR_UNFIT, "not enough memory"));
+		err_set(&gone.err, ERR_NO_ROOM, "not enough memory");
+		tell(machine, def->uuid, failure(0, epoch, ERR_NO_ROOM, "not enough memory"));
 		tell(machine, def->uuid, gone);
 		return;
 	}
@@ -586,7 +586,7 @@ static void fake_standby(struct hypervisor *hv, const struct vm_def *def, uint64
 		return;
 	}
 	if (memory_used(machine) + def->memory_mib > machine->config.memory_mib) {
-		tell(machine, def->uuid, failure(task, 0, ERR_UNFIT, "not enough memory"));
+		tell(machine, def->uuid, failure(task, 0, ERR_NO_ROOM, "not enough memory"));
 		return;
 	}
 	instance = instance_new(machine, def, HV_PREPARING);

@@ -39,7 +39,7 @@ static int check_memory(const struct vm_def *def, struct err *err)
 		if (sscanf(line, "MemAvailable: %" SCNu64, &available_kib) == 1)
 			break;
 	if (available_kib >> 10 < (uint64_t)def->memory_mib + MEMORY_MARGIN_MIB)
-		return err_set(err, ERR_UNFIT, "this node has %" PRIu64 " MiB of memory left, '%s' needs %u MiB",
+		return err_set(err, ERR_NO_ROOM, "this node has %" PRIu64 " MiB of memory left, '%s' needs %u MiB",
 			available_kib >> 10, def->name, def->memory_mib + MEMORY_MARGIN_MIB);
 	return 0;
 }
