@@ -211,6 +211,9 @@ static const char *useless(const struct engine *engine, uint32_t timeout_ms, cha
 
 	if (engine->view.two_node)
 		snprintf(text, size, "not armed: with two_node each half keeps quorum; a witness would help");
+	else if (engine->view.witness && engine->view.expected_votes == 2)
+		/* A half with the witness's vote has no lease before its fence is over: it would end its own guests. */
+		snprintf(text, size, "not armed: of two nodes and a witness, a fence device decides");
 	else if (!token)
 		snprintf(text, size, "not armed: corosync's token is not known");
 	else if (timing_watchdog_needed_ms(token) > timeout_ms)
@@ -377,7 +380,8 @@ static void quorum_loss(struct engine *engine)
 	struct selffence *self = &engine->selffence;
 	uint64_t now = loop_now_ms(engine->ports.loop);
 
-	if (engine->sync == SYNC_DONE) {
+	/* A half (half.c) has quorum, and fences the other one. */
+	if (engine->sync == SYNC_DONE || engine->sync == SYNC_HALF) {
 		self->out_ms = 0;
 		self->killing = false;
 	} else if (!self->out_ms) {

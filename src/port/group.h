@@ -20,10 +20,11 @@ enum { GROUP_MESSAGE_MAX = 256 * 1024 }; /* corosync takes 1 MiB; larger things 
 struct group_view {
 	uint64_t ring_seq; /* rises with each view of one cluster, except when corosync's own state is lost */
 	bool quorate; /* corosync's word, and enough daemons among the members: a majority, or all nodes of the ring */
-	uint32_t expected_votes;
+	uint32_t expected_votes; /* of the nodes; a witness votes too, but keeps no log and is not among them */
 	/* votequorum's two_node: each half of a split cluster believes itself to be quorate, so the loss of quorum proves
 	 * nothing and only a fence device decides. */
 	bool two_node;
+	bool witness; /* votes where this node is (corosync-qdevice) */
 	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
 	uint64_t ring;	  /* nodes of the ring, whether their watarid runs or not */
 };

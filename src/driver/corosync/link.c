@@ -117,12 +117,13 @@ static void busy(struct link *link, bool is_busy)
 /* ---- views ---- */
 
 /* Are the members of the process group quorate by themselves? False also where corosync does not answer. */
-static bool read_votes(struct link *link, uint64_t members, uint32_t *expected_votes, bool *two_node)
+static bool read_votes(struct link *link, uint64_t members, struct group_view *view)
 {
 	struct votequorum_info info;
 	struct votequorum_info own;
 	const uint32_t device = VOTEQUORUM_INFO_QDEVICE_ALIVE | VOTEQUORUM_INFO_QDEVICE_CAST_VOTE;
 	uint32_t votes = 0;
+	uint32_t expected;
 	bool ok = true;
 
 	busy(link, true);
@@ -133,11 +134,16 @@ static bool read_votes(struct link *link, uint64_t members, uint32_t *expected_v
 	busy(link, false);
 	if (!ok)
 		return false;
+	expected = own.highest_expected > own.node_expected_votes ? own.highest_expected : own.node_expected_votes;
+	view->two_node = own.flags & VOTEQUORUM_INFO_TWONODE;
+	view->witness = own.flags & VOTEQUORUM_INFO_QDEVICE_REGISTERED && own.qdevice_votes;
+	/* The witness votes, but keeps no log: what is committed is counted among the nodes (decision 0022). Who forces
+	 * quorum lowers the votes to those that are here; never below them. */
+	if (view->witness)
+		expected = expected > own.qdevice_votes + votes ? expected - own.qdevice_votes : votes;
+	view->expected_votes = expected;
 	if ((own.flags & device) == device)
 		votes += own.qdevice_votes;
-	*two_node = own.flags & VOTEQUORUM_INFO_TWONODE;
-	*expected_votes =
-		own.highest_expected > own.node_expected_votes ? own.highest_expected : own.node_expected_votes;
 	return link->views.quorate && votes >= own.quorum;
 }
 
@@ -156,21 +162,22 @@ static void tell_view(struct link *link, const struct group_view *view)
 static void look_at_views(struct link *link)
 {
 	struct group_view view;
-	uint32_t expected = link->views.told.expected_votes;
-	bool two_node = link->views.told.two_node;
+	struct group_view now = link->views.told;
 
 	if (views_due(&link->views, &view)) {
 		link->check_votes = false;
-		view.two_node = two_node;
-		view.quorate = read_votes(link, view.members, &expected, &view.two_node);
-		view.expected_votes = expected;
+		view.expected_votes = now.expected_votes;
+		view.two_node = now.two_node;
+		view.witness = now.witness;
+		view.quorate = read_votes(link, view.members, &view);
 		tell_view(link, &view);
+		now = view;
 	}
 	if (!link->check_votes)
 		return;
 	link->check_votes = false;
-	bool quorate = read_votes(link, link->views.told.members, &expected, &two_node);
-	enum views_change change = views_compare(&link->views, quorate, expected, &view);
+	bool quorate = read_votes(link, link->views.told.members, &now);
+	enum views_change change = views_compare(&link->views, quorate, now.expected_votes, &view);
 	if (change == VIEWS_LOST)
 		tell_view(link, &view);
 	link->marker_due = change == VIEWS_MARKER;
