@@ -211,7 +211,7 @@ static void node_report_step(struct step *step)
 		} else if (rebooted) {
 			/* Down and up again within one view: the watchers of the ring saw nothing, the boot id did. */
 			reason_set(why, "%s rebooted: the copy of the boot before is dead", node->facts.name);
-			if (vm->phase == MOVE_LOAD)
+			if (vm->phase == MOVE_LOAD || vm->phase == MOVE_BACK)
 				vm_source_gone(step, vm, why);
 			else
 				vm_owner_dead(step, vm, why);
@@ -242,7 +242,7 @@ static void tick_step(struct step *step)
 				cluster_node_name(cluster, vm->owner), WAIT_LIMIT_MS / 60000);
 		else
 			reason_set(why, "%s did not finish the step '%s' within its time",
-				cluster_node_name(cluster, vm->phase == MOVE_COPY ? vm->owner : vm->target),
+				cluster_node_name(cluster, vm->target && vm->phase != MOVE_COPY ? vm->target : vm->owner),
 				move_phase_name((int)vm->phase));
 		vm_move_failed(step, vm, vm->target, why);
 	}
@@ -355,6 +355,7 @@ static void dispatch(struct step *step)
 	case EVENT_STEP_FAILED:
 	case EVENT_STORAGE_LOST:
 	case EVENT_STORAGE_OK:
+	case EVENT_HELD:
 		report_step(step);
 		return;
 	}

@@ -75,7 +75,7 @@ uint64_t core_deadline_ms(const struct cluster *cluster);
 	X(DUTY_STOP, "stop")	       /* end QEMU now; report GONE */                                                  \
 	X(DUTY_STANDBY, "standby")     /* check that the VM fits, start QEMU waiting for a state; report PREPARED */    \
 	X(DUTY_COPY, "copy")	       /* save the running guest's memory as state TASK; report SEALED */               \
-	X(DUTY_HOLD, "hold")	       /* sealed: keep the paused copy, it may not run */                               \
+	X(DUTY_HOLD, "hold")	       /* sealed: keep the paused copy, it may not run; report HELD where asked */      \
 	X(DUTY_LOAD, "load")	       /* load state STATE_TASK into the QEMU that stands by; report LOADED */
 
 enum duty_kind { DUTY_KINDS(CLUSTER_CONSTANT) };
@@ -89,6 +89,7 @@ struct duty {
 	uint64_t state_epoch; /* LOAD: the epoch that the manifest must say */
 	bool report_resumed; /* RUN: the log waits for RESUMED(task) */
 	bool report_started; /* START, RUN: the log waits for STARTED(epoch) */
+	bool report_held;    /* HOLD: the log waits for HELD(task, epoch) */
 	bool filling;	     /* RUN: the log waits for FILLED(epoch) */
 	bool storage_lost;   /* RUN: the log says that its disks are not reached here */
 	bool at_once;	     /* STOP: by SIGKILL, nothing of it may be written any more */

@@ -51,7 +51,9 @@ static struct duty owner_duty(const struct vm *vm)
 		duty.kind = DUTY_COPY;
 		return duty;
 	case MOVE_LOAD:
+	case MOVE_BACK:
 		duty.kind = DUTY_HOLD;
+		duty.report_held = vm->phase == MOVE_BACK;
 		return duty;
 	case MOVE_IDLE:
 	case MOVE_PREPARE:
@@ -81,6 +83,7 @@ static struct duty target_duty(const struct vm *vm)
 	case MOVE_IDLE:
 	case MOVE_RESUME:
 	case MOVE_RETURN:
+	case MOVE_BACK:
 		break;
 	}
 	return duty;

@@ -99,6 +99,7 @@ void vm_no_room(struct step *step, struct vm *vm, uint32_t node);
 void vm_room_review(struct step *step, struct vm *vm, uint64_t *next_ms);
 void vm_died(struct step *step, struct vm *vm, const char *why);
 void vm_source_gone(struct step *step, struct vm *vm, const char *why);
+void vm_copy_held(struct step *step, struct vm *vm);
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why);
 void vm_target_lost(struct step *step, struct vm *vm, const char *why);
 void vm_went_off(struct step *step, struct vm *vm, const char *why);

@@ -70,7 +70,7 @@ static void gone(struct step *step, struct vm *vm)
 		storage_ended(step, vm);
 		return;
 	}
-	if (vm->phase == MOVE_LOAD) {
+	if (vm->phase == MOVE_LOAD || vm->phase == MOVE_BACK) {
 		reason_set(why, "the sealed copy on %s ended", node);
 		vm_source_gone(step, vm, why);
 		return;
@@ -213,6 +213,14 @@ static void resumed(struct step *step, struct vm *vm)
 	vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "runs on %s; the last move or save: %s", node, why);
 }
 
+static void held(struct step *step, struct vm *vm)
+{
+	if (from_owner(step, vm) && of_task(step, vm, MOVE_BACK))
+		vm_copy_held(step, vm);
+	else
+		late(step, vm);
+}
+
 static void filled(struct step *step, struct vm *vm)
 {
 	if (!from_owner(step, vm) || !vm->filling) {
@@ -274,6 +282,8 @@ void report_step(struct step *step)
 		resumed(step, vm);
 	else if (event->kind == EVENT_FILLED)
 		filled(step, vm);
+	else if (event->kind == EVENT_HELD)
+		held(step, vm);
 	else if (event->kind == EVENT_STEP_FAILED)
 		step_failed(step, vm);
 	else if (event->kind == EVENT_STORAGE_LOST || event->kind == EVENT_STORAGE_OK)

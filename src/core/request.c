@@ -309,7 +309,7 @@ static void cancel(struct step *step, struct vm *vm)
 			vm_state_name((int)vm->state));
 		return;
 	}
-	if (vm->phase == MOVE_RESUME || vm->phase == MOVE_RETURN) {
+	if (vm->phase == MOVE_RESUME || vm->phase == MOVE_RETURN || vm->phase == MOVE_BACK) {
 		refuse(step, ERR_UNFIT, "too late: %s is about to run on %s", vm->def.name,
 			cluster_node_name(step->cluster, vm->owner));
 		return;

@@ -13,6 +13,7 @@ enum {
 	COPY_LIMIT_MS = 3600 * 1000, /* the driver bounds the copy by progress; this is the last resort */
 	WAIT_LIMIT_MS = 30 * 60 * 1000, /* for the pages of the move before; the target stands by meanwhile, and the guest runs */
 	LOAD_LIMIT_MS = 30 * 1000,
+	BACK_LIMIT_MS = 10 * 1000, /* for a look at a process; the guest is stopped, and its saved state can be had */
 	RESTORE_LIMIT_MS = 30 * 60 * 1000, /* load of a cold state: every page is verified first, nobody waits in the dark */
 	SHUTDOWN_LIMIT_MS = 180 * 1000,
 	FENCE_RETRY_MS = 5 * 1000, /* doubled with each round in which every device failed, up to 2^SHIFT_MAX times */
@@ -158,4 +159,5 @@ _Static_assert(TIMING_KILL_MS(WATCHDOG_MIN_MS) < WATCHDOG_MIN_MS, "there is time
 
 _Static_assert(STORAGE_CONFIRM_MS >= 3 * STORAGE_LOOK_MS, "a guest that runs on again is known to, before it would be ended");
 _Static_assert(KILL_WINDOW_MS <= FAILBACK_STABLE_MS, "nothing goes home to a node whose fate is open");
+_Static_assert(BACK_LIMIT_MS < LOAD_LIMIT_MS, "a look is shorter than a load");
 _Static_assert(LOAD_LIMIT_MS < PREPARE_LIMIT_MS, "a stopped guest must not wait longer than a running one");

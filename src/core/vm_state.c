@@ -56,6 +56,8 @@ static uint64_t limit_ms(const struct vm *vm)
 		return vm->state == VM_STOPPING && !vm->turn_off ? SHUTDOWN_LIMIT_MS : 0;
 	case MOVE_WAIT:
 		return WAIT_LIMIT_MS;
+	case MOVE_BACK:
+		return BACK_LIMIT_MS;
 	case MOVE_RESUME:
 	case MOVE_RETURN:
 		return 0;
@@ -106,7 +108,8 @@ void vm_check(const struct cluster *cluster, const struct vm *vm)
 	assert(vm->state != VM_SAVED || (!vm->owner && vm->saved.status == SAVED_SEALED));
 	assert((vm->phase != MOVE_IDLE) ==
 		(vm->state == VM_MOVING || vm->state == VM_SAVING || vm->state == VM_RESTORING));
-	assert(vm->phase != MOVE_LOAD || (vm->saved.status == SAVED_SEALED && vm->saved.epoch == vm->epoch));
+	assert(vm->phase != MOVE_BACK || (vm->state == VM_MOVING && !vm->target));
+	assert((vm->phase != MOVE_LOAD && vm->phase != MOVE_BACK) || (vm->saved.status == SAVED_SEALED && vm->saved.epoch == vm->epoch));
 	assert(vm->phase != MOVE_RESUME || (vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch &&
 						  vm->saved.consumed_by == vm->owner));
 	assert(vm->saved.status != SAVED_SEALED || vm->saved.epoch == vm->epoch);

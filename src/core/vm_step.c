@@ -95,14 +95,36 @@ static void restore_next(struct step *step, struct vm *vm, uint32_t failed_node,
 	vm_go(step, vm, VM_SAVED, MOVE_IDLE, "%s", reason);
 }
 
+/* Not sealed: the copy is the guest's only memory, and runs. */
 static void move_return(struct step *step, struct vm *vm, const char *why)
 {
-	if (vm->saved.status == SAVED_SEALED)
-		vm->saved.status = SAVED_DISCARDED;
+	assert(vm->saved.status != SAVED_SEALED);
 	vm->target = 0;
 	vm->want = WANT_ON;
 	vm_go(step, vm, vm->state, MOVE_RETURN, "%s; %s lets the guest run on", why,
 		cluster_node_name(step->cluster, vm->owner));
+}
+
+/* Sealed, and not loaded. The state is given up for the source's copy, but only for one that is there: it may have ended
+ * since, and the source been without quorum, or rebooted, before it could tell. */
+static void move_back(struct step *step, struct vm *vm, uint32_t failed_node, const char *why)
+{
+	if (failed_node)
+		vm->tried |= node_bit(failed_node);
+	vm->target = 0;
+	vm->want = WANT_ON;
+	vm_go(step, vm, VM_MOVING, MOVE_BACK, "%s; %s lets the guest run on", why,
+		cluster_node_name(step->cluster, vm->owner));
+}
+
+/* Proof: HELD came from the owner for this task. The reason stays: the move's end is what is told of it. */
+void vm_copy_held(struct step *step, struct vm *vm)
+{
+	char why[REASON_BYTES];
+
+	reason_set(why, "%s", vm->reason);
+	vm->saved.status = SAVED_DISCARDED;
+	vm_go(step, vm, VM_MOVING, MOVE_RETURN, "%s", why);
 }
 
 void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, const char *why)
@@ -129,9 +151,12 @@ void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, cons
 		return;
 	case MOVE_LOAD:
 		if (vm->state == VM_MOVING && node_usable(step->cluster, vm->owner))
-			move_return(step, vm, why);
+			move_back(step, vm, failed_node, why);
 		else
 			restore_next(step, vm, failed_node, why);
+		return;
+	case MOVE_BACK:
+		vm_source_gone(step, vm, why);
 		return;
 	case MOVE_IDLE:
 	case MOVE_RESUME:
@@ -208,9 +233,15 @@ void vm_died(struct step *step, struct vm *vm, const char *why)
  * which would give the state up for a copy that is lost. */
 void vm_source_gone(struct step *step, struct vm *vm, const char *why)
 {
-	if (vm->state != VM_MOVING || vm->phase != MOVE_LOAD)
+	if (vm->state != VM_MOVING || (vm->phase != MOVE_LOAD && vm->phase != MOVE_BACK))
 		return;
 	vm->owner = 0;
+	if (vm->phase == MOVE_BACK) {
+		/* The move has come to its end already; what follows is watari's own doing. */
+		task_end(step, vm, vm->cancelled ? TASK_CANCELLED : TASK_FAILED, "%s", vm->reason);
+		restore_next(step, vm, 0, why);
+		return;
+	}
 	if (!node_usable(step->cluster, vm->target)) {
 		restore_next(step, vm, 0, why);
 		return;
@@ -221,7 +252,7 @@ void vm_source_gone(struct step *step, struct vm *vm, const char *why)
 
 void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 {
-	if (vm->phase == MOVE_LOAD) {
+	if (vm->phase == MOVE_LOAD || vm->phase == MOVE_BACK) {
 		vm_source_gone(step, vm, why);
 		return;
 	}

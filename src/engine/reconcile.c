@@ -208,6 +208,17 @@ static void do_run(const struct look *look)
 	}
 }
 
+/* Sealed: without its copy the source is no place to go back to. A VM that is blocked is held, too: not a word of it. */
+static void do_hold(const struct look *look)
+{
+	if (look->record->phase != MOVE_LOAD && look->record->phase != MOVE_BACK)
+		return;
+	if (look->info.state == HV_ABSENT)
+		report_gone(look, GONE_DIED);
+	else if (look->duty.report_held && look->info.state != HV_STOPPING && look->info.epoch == look->duty.epoch)
+		report_simple(look, EVENT_HELD);
+}
+
 static void do_shutdown(const struct look *look)
 {
 	struct hypervisor *hv = look->engine->ports.hypervisor;
@@ -313,9 +324,7 @@ static void look_at(struct engine *engine, uint32_t vm)
 			look.local->probe_epoch = 0;
 		return;
 	case DUTY_HOLD:
-		/* Sealed: without its copy the source is no place to go back to. */
-		if (look.record->phase == MOVE_LOAD && look.info.state == HV_ABSENT)
-			report_gone(&look, GONE_DIED);
+		do_hold(&look);
 		return;
 	case DUTY_START:
 		do_start(&look);

@@ -60,7 +60,8 @@
 	X(MOVE_COPY, "copy")	   /* the guest runs on the source, its memory is being saved; ends with SEALED */     \
 	X(MOVE_LOAD, "load")	   /* sealed: the target loads; the source's copy is paused and may not run */         \
 	X(MOVE_RESUME, "resume")   /* consumed: the target owns it and lets it run */                                  \
-	X(MOVE_RETURN, "return")   /* aborted: the source lets its copy run on */
+	X(MOVE_RETURN, "return")   /* aborted: the source lets its copy run on */                                       \
+	X(MOVE_BACK, "back")	   /* aborted when sealed: the source looks whether its copy is there to run on */
 
 #define SAVED_STATUSES(X)                                                                                              \
 	X(SAVED_NONE, "none")                                                                                          \

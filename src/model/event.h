@@ -38,7 +38,8 @@
 	X(EVENT_FENCE_FAILED, "fence-failed") /* report: the order (task, epoch) about target failed; text has the fact */ \
 	X(EVENT_NODE_RESUME, "node-resume") /* target: its quarantine ends now */                                       \
 	X(EVENT_STORAGE_LOST, "storage-lost") /* report: node does not reach the disks of (vm, epoch); text has the fact */ \
-	X(EVENT_STORAGE_OK, "storage-ok")     /* report: it does, or does again */
+	X(EVENT_STORAGE_OK, "storage-ok")     /* report: it does, or does again */                                       \
+	X(EVENT_HELD, "held")	      /* report: the paused copy (task, epoch) is there, and can run on */
 
 #define GONE_CAUSES(X)                                                                                                 \
 	X(GONE_DIED, "died")		       /* QEMU was killed, aborted or never came up */                         \

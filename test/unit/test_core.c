@@ -261,6 +261,11 @@ static void a_target_lost_while_loading_leads_back_to_the_source(void **state)
 	uint64_t task = ask_move(w, 2);
 	drive(w, task, 1, 2, MOVE_COPY);
 	view(w, 5);
+	assert_int_equal(web(w)->phase, MOVE_BACK);
+	assert_int_equal(web(w)->saved.status, SAVED_SEALED);
+	assert_int_equal(duty(w, 1), DUTY_HOLD);
+	assert_true(core_duty(w->cluster, 0, 1).report_held);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_HELD, .node = 1, .task = task, .epoch = 1}), ERR_NONE);
 	assert_int_equal(web(w)->phase, MOVE_RETURN);
 	assert_int_equal(web(w)->saved.status, SAVED_DISCARDED);
 	assert_int_equal(duty(w, 1), DUTY_RUN);
@@ -439,6 +444,48 @@ static void a_restore_that_fails_everywhere_keeps_the_state(void **state)
 	assert_non_null(strstr(web(w)->reason, "page 7"));
 	assert_int_equal(task_state(w, task), TASK_FAILED);
 	assert_int_equal(cluster_task_find(w->cluster, task)->code, ERR_CORRUPT);
+}
+
+/* The source's copy is gone by the time that the load is given up: its saved state is the guest's only memory, and is
+ * neither thrown away nor left lying. */
+static void a_state_is_kept_until_the_source_has_its_copy(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_VM_CANCEL}), ERR_NONE);
+	assert_int_equal(web(w)->phase, MOVE_BACK);
+	assert_int_equal(duty(w, 2), DUTY_NONE);
+	/* From another epoch, or from somebody else, it says nothing. */
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_HELD, .node = 1, .task = task, .epoch = 2}), ERR_PROTOCOL);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_HELD, .node = 2, .task = task, .epoch = 1}), ERR_PROTOCOL);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_GONE, .node = 1, .epoch = 1}), ERR_NONE);
+	assert_int_equal(web(w)->state, VM_RESTORING);
+	assert_int_equal(web(w)->saved.status, SAVED_SEALED);
+	assert_int_equal(task_state(w, task), TASK_CANCELLED);
+	assert_int_equal(duty(w, web(w)->target), DUTY_STANDBY);
+}
+
+/* A source that does not answer is not waited for: sealed is proof that nothing runs there. */
+static void a_source_that_says_nothing_of_its_copy_is_left_out(void **state)
+{
+	struct world *w = *state;
+
+	run_on(w, 1);
+	uint64_t task = ask_move(w, 2);
+	drive(w, task, 1, 2, MOVE_COPY);
+	struct event failed = {.kind = EVENT_STEP_FAILED, .node = 2, .task = task, .code = ERR_UNFIT};
+	assert_int_equal(feed(w, failed), ERR_NONE);
+	assert_int_equal(web(w)->phase, MOVE_BACK);
+	w->now_ms += BACK_LIMIT_MS;
+	feed(w, (struct event){.kind = EVENT_TICK});
+	assert_int_equal(web(w)->state, VM_RESTORING);
+	assert_int_not_equal(web(w)->target, 2);
+	assert_int_equal(duty(w, 1), web(w)->target == 1 ? DUTY_STANDBY : DUTY_NONE);
+	assert_int_equal(task_state(w, task), TASK_FAILED);
+	assert_int_equal(feed(w, (struct event){.kind = EVENT_HELD, .node = 1, .task = task, .epoch = 1}), ERR_PROTOCOL);
 }
 
 /* Cancelling before the seal leaves the guest running; the task ends when it is seen to. */
@@ -626,6 +673,8 @@ int main(void)
 		T(a_target_that_returns_after_consuming_lets_the_guest_run),
 		T(a_saved_state_is_restored_once),
 		T(a_restore_that_fails_everywhere_keeps_the_state),
+		T(a_state_is_kept_until_the_source_has_its_copy),
+		T(a_source_that_says_nothing_of_its_copy_is_left_out),
 		T(a_cancelled_move_ends_when_the_guest_runs_on),
 		T(a_move_waits_until_all_pages_are_in),
 		T(a_guest_that_powers_off_during_a_move_stays_off),
