@@ -75,6 +75,8 @@ bool storage_all_again(struct step *step, struct vm *vm, uint64_t *next_ms);
 void storage_node_rebooted(struct step *step, uint32_t node);
 
 /* quarantine.c */
+/* The node takes no VMs, and gives away what it has: it flaps, and some node that does not is there. */
+bool quarantine_holds(const struct cluster *cluster, uint32_t node);
 /* The node's machine left the ring, and nobody had asked for it. */
 void quarantine_left(struct step *step, struct node *node);
 void quarantine_returns(struct step *step, struct node *node);

@@ -142,7 +142,7 @@ static bool rules_fit(
 
 	if (policy->possible && !(policy->possible & node_bit(node)))
 		return unfit(text, "%s is no possible owner of %s", name, vm->def.name);
-	if (cluster_node(cluster, node)->quarantine_ms)
+	if (quarantine_holds(cluster, node))
 		return unfit(text, "%s is quarantined for flapping", name);
 	if (policy->anti_affinity_hard && has_label(cluster, plan, vm, node))
 		return unfit(text, "%s has another VM of anti-affinity '%s'", name, policy->anti_affinity);

@@ -160,7 +160,7 @@ static void look_at(struct step *step, struct vm *vm, struct found *found)
 	}
 	if (waits_to_run(vm))
 		queue_add(plan, step->cluster, vm);
-	if (vm->state == VM_ONLINE && (vm->displaced || cluster_node(step->cluster, vm->owner)->quarantine_ms))
+	if (vm->state == VM_ONLINE && (vm->displaced || quarantine_holds(step->cluster, vm->owner)))
 		found->move_candidates = true;
 }
 
@@ -352,7 +352,7 @@ static uint32_t home_of(struct step *step, const struct vm *vm, struct found *fo
 static void move_one(struct step *step, struct vm *vm, struct found *found)
 {
 	struct core_plan *plan = step->plan;
-	bool drained = cluster_node(step->cluster, vm->owner)->quarantine_ms != 0;
+	bool drained = quarantine_holds(step->cluster, vm->owner);
 	uint32_t target = 0;
 	char why[REASON_BYTES];
 
@@ -383,7 +383,7 @@ static void run_moves(struct step *step, struct found *found)
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		struct vm *vm = &cluster->vms[i];
 		if (vm->state != VM_ONLINE || vm->task || vm->filling || !node_usable(cluster, vm->owner) ||
-			!(vm->displaced || cluster_node(cluster, vm->owner)->quarantine_ms))
+			!(vm->displaced || quarantine_holds(cluster, vm->owner)))
 			continue;
 		next_at(step, &found->next_ms, vm->move_again_ms);
 		if (vm->move_again_ms <= cluster->now_ms)

@@ -4,7 +4,7 @@
  * A node whose machine leaves the ring for the third time within an hour is quarantined: nothing is placed on it, and
  * once it is back its VMs are moved away. An hour in which it stays, or an administrator, ends that. Never more nodes
  * than may be fenced at one time: when all flap it is the network, and running on flapping nodes is better than not at
- * all.
+ * all. For the same reason it does not hold while no other node is there.
  *
  * A VM that was started on a node less than KILL_WINDOW before that node died is held against it, unless another node
  * went in the same time: a guest runs on one node. Two different nodes in a row, and it is a suspect. Two, because a
@@ -68,6 +68,16 @@ void quarantine_returns(struct step *step, struct node *node)
 		"without "
 		"another, or by 'node resume'",
 		node->reason, FLAPS_MAX, FLAP_PERIOD_MS / 60000, QUARANTINE_MS / 60000);
+}
+
+bool quarantine_holds(const struct cluster *cluster, uint32_t node)
+{
+	if (!cluster_node(cluster, node)->quarantine_ms)
+		return false;
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (node_usable(cluster, id) && !cluster_node(cluster, id)->quarantine_ms)
+			return true;
+	return false;
 }
 
 static void lift(struct step *step, struct node *node, const char *why)

@@ -172,7 +172,7 @@ static bool untried_left(const struct cluster *cluster, const struct vm *vm)
 
 	for (uint32_t id = 1; id <= NODES_MAX; id++)
 		if ((possible & ~vm->exhausted & node_bit(id)) && node_usable(cluster, id) &&
-			!cluster_node(cluster, id)->quarantine_ms)
+			!quarantine_holds(cluster, id))
 			return true;
 	return false;
 }

@@ -77,6 +77,19 @@ static uint64_t proof_ms(struct sim *sim, const struct drill_config *config, uin
 	return by_watchdog_ms && by_watchdog_ms < by_device_ms ? by_watchdog_ms : by_device_ms;
 }
 
+/* B9: it flapped, and takes nothing while another node is there that did not. */
+static bool is_quarantined(const struct sim *sim, uint32_t node, uint32_t lost)
+{
+	const struct cluster *cluster = sim_newest(sim);
+
+	if (!cluster_node(cluster, node)->quarantine_ms)
+		return false;
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		if (id != lost && !cluster_node(cluster, id)->quarantine_ms)
+			return true;
+	return false;
+}
+
 /* Whether the others can take what the node has, also when each of them is left with a hole. */
 static bool is_room(const struct sim *sim, uint32_t lost)
 {
@@ -94,7 +107,7 @@ static bool is_room(const struct sim *sim, uint32_t lost)
 	}
 	needed_mib = used[lost];
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
-		if (id != lost && used[id] + VM_MIB_MAX < sim->config.memory_mib)
+		if (id != lost && !is_quarantined(sim, id, lost) && used[id] + VM_MIB_MAX < sim->config.memory_mib)
 			free_mib += sim->config.memory_mib - used[id] - VM_MIB_MAX;
 	return needed_mib <= free_mib;
 }
