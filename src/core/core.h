@@ -105,6 +105,7 @@ struct duty core_duty(const struct cluster *cluster, uint32_t vm, uint32_t node)
 struct fence_duty {
 	uint64_t id; /* fencing.id, goes into FENCED and FENCE_FAILED as task; 0: nothing is to be done */
 	bool run;    /* switch off all devices of `level` that the suspect has, read back; report with epoch = order */
+	bool look;   /* beside run: read whether they say off, and switch nothing */
 	uint64_t order;
 	uint32_t level;
 	uint64_t delay_ms; /* before the devices' own delay */

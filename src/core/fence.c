@@ -5,7 +5,9 @@
  *                                   ├─ only its daemon is away ▶ GRACE    its guests are left alone
  *                                   ├─ limiter, no device ─────▶ HELD     watchdog, return or a person
  *                                   └─ RUN: level 1, 2, … ──off read back──▶ DEAD ─▶ its VMs are placed
- *                                       └── all failed ──▶ RETRY ──▶ RUN …
+ *                                       ├── all failed ──▶ RETRY ──▶ RUN …
+ *                                       └── off, but another node left meanwhile: the devices may be wired to that one
+ *                                             ──▶ HELD until that node is back and sees them off itself (RUN, look)
  *
  * Rules: no VM of a lost node is touched before proof (I2). Never more than a minority is fenced, counted over all that
  * are off by our hand (I7). A report counts only for the order that it answers: (node, fencing.id, began_index). A node
@@ -172,11 +174,40 @@ static uint32_t executor(const struct cluster *cluster, uint32_t round)
 static void run_level(struct step *step, struct node *node, uint32_t level)
 {
 	fence_phase_set(step, node, FENCE_RUN);
+	node->fence.look = false;
 	node->fence.level = level;
 	node->fence.by = executor(step->cluster, node->fence.round);
 	node->fence.began_index = step->cluster->index;
 	node_say(step, node, "being fenced by %s (devices of level %u)",
 		cluster_node_name(step->cluster, node->fence.by), level);
+}
+
+static void doubt_say(struct step *step, struct node *node)
+{
+	fence_phase_set(step, node, FENCE_HELD);
+	node_say(step, node,
+		"%.90s; but %s left while it was switched: wired to the wrong node? Its return decides, or 'node confirm-off'",
+		node->fence.text, cluster_node_name(step->cluster, node->fence.doubt));
+}
+
+/* Its devices said off, and perhaps they spoke of the node that left meanwhile. That one is back: what it reads while it
+ * runs is not about itself. Nothing is switched for it: they may be its own. */
+static void look_begin(struct step *step, struct node *node)
+{
+	const char *doubted = cluster_node_name(step->cluster, node->fence.doubt);
+
+	if (!node->fence.doubt)
+		return;
+	if (!is_member(step->cluster, node->fence.doubt)) {
+		if (node->fence.phase != FENCE_HELD)
+			doubt_say(step, node);
+		return;
+	}
+	fence_phase_set(step, node, FENCE_RUN);
+	node->fence.look = true;
+	node->fence.by = node->fence.doubt;
+	node->fence.began_index = step->cluster->index;
+	node_say(step, node, "%.120s; %s is back, and asks whether they are off still", node->fence.text, doubted);
 }
 
 static void decide(struct step *step, struct node *node, bool force)
@@ -188,9 +219,9 @@ static void decide(struct step *step, struct node *node, bool force)
 
 	bool needed = owns_any(cluster, node->id) || is_doubt(cluster, node->id) || force || may_go_on(cluster, node);
 
-	if (node->fence.proof != PROOF_NONE)
-		return; /* in doubt: only what lifts the doubt goes on */
-	if (!needed) {
+	if (node->fence.proof != PROOF_NONE) {
+		look_begin(step, node); /* in doubt: only what lifts the doubt goes on */
+	} else if (!needed) {
 		fence_phase_set(step, node, FENCE_IDLE);
 		node_say(step, node, "it owned no VM, so it is not fenced");
 	} else if ((cluster->ring & node_bit(node->id)) && !force && !node->stuck_ms) {
@@ -257,6 +288,8 @@ void fence_view(struct step *step, uint64_t lost)
 			continue;
 		if (lost & node_bit(node->id))
 			fence_begin(step, node);
+		else if (node->fence.phase == FENCE_RUN && !is_member(cluster, node->fence.by) && node->fence.look)
+			look_begin(step, node);
 		else if (node->fence.phase == FENCE_RUN && !is_member(cluster, node->fence.by))
 			run_level(step, node, node->fence.level);
 	}
@@ -291,6 +324,7 @@ static void node_dies(struct step *step, struct node *node)
 
 	fence_phase_set(step, node, FENCE_DONE);
 	node->fence.doubt = 0;
+	node->fence.look = false;
 	node->fence.proven_ms = cluster->now_ms;
 	node->state = NODE_DEAD;
 	node->since_ms = cluster->now_ms;
@@ -409,6 +443,13 @@ static void fenced(struct step *step, struct node *node)
 		node_dies(step, node);
 		return;
 	}
+	if (node->fence.look) {
+		char was[REASON_BYTES];
+		reason_set(was, "%s", node->fence.text);
+		reason_set(node->fence.text, "%.150s; still so while %s runs", was, by);
+		node_dies(step, node);
+		return;
+	}
 	node->fence.found_off = was_found_off(step, node);
 	fences_count(step, node);
 	node->fence.proof = PROOF_FENCED;
@@ -416,14 +457,24 @@ static void fenced(struct step *step, struct node *node)
 	if (!node->fence.doubt) {
 		node_dies(step, node);
 	} else {
-		fence_phase_set(step, node, FENCE_HELD);
-		node_say(step, node,
-			"%.120s; but %s left while it was switched: wired to the wrong node? 'node confirm-off'",
-			node->fence.text, cluster_node_name(cluster, node->fence.doubt));
+		doubt_say(step, node);
 		fence_review(step);
 	}
 	if (event->was_on)
 		doubt_ends(step, node->id);
+}
+
+/* The devices say on, or nothing. Wired to the node that asks; or switched on again by a person, and soon here. */
+static void look_failed(struct step *step, struct node *node)
+{
+	uint32_t shift = node->fence.round < FENCE_RETRY_SHIFT_MAX ? node->fence.round : FENCE_RETRY_SHIFT_MAX;
+
+	node->fence.round++;
+	fence_phase_set(step, node, FENCE_RETRY);
+	node->fence.deadline_ms = step->cluster->now_ms + ((uint64_t)FENCE_RETRY_MS << shift);
+	node_say(step, node, "fenced, but perhaps the wrong machine: %s, which left meanwhile, finds '%.60s'; asked again in %u s, or "
+		"'node confirm-off'",
+		cluster_node_name(step->cluster, node->fence.doubt), step->event->text, (FENCE_RETRY_MS << shift) / 1000);
 }
 
 static void fence_failed(struct step *step, struct node *node)
@@ -432,6 +483,10 @@ static void fence_failed(struct step *step, struct node *node)
 	uint32_t next = next_level(cluster, node->id, node->fence.level);
 	uint32_t shift;
 
+	if (node->fence.look) {
+		look_failed(step, node);
+		return;
+	}
 	reason_set(node->fence.text, "%s: %.180s", cluster_node_name(cluster, step->event->node), step->event->text);
 	if (next) {
 		run_level(step, node, next);
@@ -670,13 +725,14 @@ struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t target
 
 	if (!suspect->fence.id || suspect->state != NODE_LOST || !is_member(cluster, node))
 		return (struct fence_duty){.id = 0};
-	if (watchdog_counts(cluster, suspect) && suspect->fence.proof == PROOF_NONE)
+	if (watchdog_counts(cluster, suspect) && (suspect->fence.proof == PROOF_NONE || suspect->fence.doubt))
 		duty.await_ms = timing_watchdog_proof_ms(suspect->facts.token_ms, suspect->facts.watchdog_ms);
 	if (suspect->fence.phase == FENCE_RUN && suspect->fence.by == node) {
 		duty.run = true;
+		duty.look = suspect->fence.look;
 		duty.order = suspect->fence.began_index;
 		duty.level = suspect->fence.level;
-		duty.delay_ms = split_delay_ms(cluster, suspect);
+		duty.delay_ms = duty.look ? 0 : split_delay_ms(cluster, suspect);
 	}
 	return duty;
 }

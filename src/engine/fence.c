@@ -83,6 +83,8 @@ static void begin(struct engine *engine, struct fence_work *work, uint32_t suspe
 			.action = FENCE_OFF, .delay_ms = (uint32_t)duty->delay_ms + device->delay_ms};
 		if (!is_meant(device, suspect, duty->level))
 			continue;
+		if (duty->look)
+			order.action = FENCE_STATUS;
 		order.id = port_id(duty->order, suspect, work->waiting++);
 		order.device = *device;
 		snprintf(order.node_name, sizeof(order.node_name), "%s", cluster_node_name(cluster, suspect));

@@ -55,6 +55,7 @@ static const struct field fencing_fields[] = {
 	SCHEMA_U64(11, fencing, proven_ms),
 	SCHEMA_TEXT(12, fencing, text),
 	SCHEMA_BOOL(13, fencing, found_off),
+	SCHEMA_BOOL(14, fencing, look),
 };
 SCHEMA_DEFINE(fencing_schema, fencing, fencing_fields);
 

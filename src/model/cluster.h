@@ -167,6 +167,7 @@ struct fencing {
 	uint64_t proven_ms;
 	char text[REASON_BYTES]; /* the last thing learned, and by which device */
 	bool found_off; /* it had no power before anybody switched it: no guest did that, and no fence */
+	bool look;	/* RUN, RETRY: the doubted node, back, only asks whether the devices still say off */
 };
 
 struct node {

@@ -280,6 +280,93 @@ static void a_device_wired_to_another_node_is_doubted(void **state)
 	fini(&w);
 }
 
+/* n3 is off by what its device says, and n2, which left meanwhile, may be the one that it switched. */
+static void doubt_n3(struct world *w, uint32_t watchdog_ms)
+{
+	cluster_of(w, 5, watchdog_ms);
+	run_vm(w, "web", 3, PRIORITY_MEDIUM);
+	device(w, "ipmi-n3", 3, 1);
+	device(w, "ipmi-n2", 2, 1);
+	view(w, 0x1b, 0);
+	view(w, 0x19, 0);
+	assert_int_equal(answer(w, 3, true, true), ERR_NONE);
+	assert_int_equal(answer(w, 2, true, false), ERR_NONE);
+	assert_int_equal(node(w, 3)->fence.phase, FENCE_HELD);
+	assert_int_equal(node(w, 3)->fence.doubt, 2);
+}
+
+/* Never stuck in silence: n2, back after a reboot, runs; so a device that it reads off is not its own. */
+static void a_doubt_ends_by_what_the_other_reads_when_it_is_back(void **state)
+{
+	struct world w;
+
+	(void)state;
+	doubt_n3(&w, 0);
+	uint32_t fences = node(&w, 3)->fences;
+	view(&w, 0x1b, 0);
+	struct fence_duty duty = core_fence_duty(w.cluster, 3, 2);
+	assert_true(duty.run);
+	assert_true(duty.look); /* nothing is switched: it could be n2 once more */
+	assert_false(core_fence_duty(w.cluster, 3, 1).run); /* any other's reading could be older than n2's end */
+	join(&w, 2, "boot-2-again", 0);
+	assert_int_equal(vm(&w, "web")->state, VM_BLOCKED);
+	struct event off = {.kind = EVENT_FENCED, .node = 2, .target = 3, .task = duty.id, .epoch = duty.order, .proof = PROOF_FENCED};
+	assert_int_equal(feed(&w, off), ERR_NONE);
+	assert_int_equal(node(&w, 3)->state, NODE_DEAD);
+	assert_int_equal(node(&w, 3)->fences, fences);
+	assert_non_null(strstr(node(&w, 3)->reason, "still so while n2 runs"));
+	assert_int_equal(vm(&w, "web")->state, VM_STARTING);
+	fini(&w);
+}
+
+/* It reads on: wired to it, or switched on by somebody. Nothing starts, nothing is switched, and it is asked again, also
+ * after it was away once more. */
+static void a_doubt_stays_while_the_device_says_on(void **state)
+{
+	struct world w;
+
+	(void)state;
+	doubt_n3(&w, 0);
+	view(&w, 0x1b, 0);
+	join(&w, 2, "boot-2-again", 0);
+	struct fence_duty first = core_fence_duty(w.cluster, 3, 2);
+	assert_int_equal(answer(&w, 3, false, false), ERR_NONE);
+	assert_int_equal(node(&w, 3)->fence.phase, FENCE_RETRY);
+	assert_int_equal(vm(&w, "web")->state, VM_BLOCKED);
+	assert_non_null(strstr(node(&w, 3)->reason, "confirm-off"));
+	w.now_ms += FENCE_RETRY_MS;
+	feed(&w, (struct event){.kind = EVENT_TICK});
+	struct fence_duty second = core_fence_duty(w.cluster, 3, 2);
+	assert_true(second.look && second.order > first.order);
+	view(&w, 0x19, 0); /* n2 leaves while it asks */
+	assert_int_equal(node(&w, 3)->fence.phase, FENCE_HELD);
+	struct event late = {.kind = EVENT_FENCED, .node = 1, .target = 3, .task = second.id, .epoch = second.order, .proof = PROOF_FENCED};
+	assert_int_equal(feed(&w, late), ERR_PROTOCOL);
+	view(&w, 0x1b, 0);
+	assert_true(core_fence_duty(w.cluster, 3, 2).look);
+	assert_int_equal(vm(&w, "web")->state, VM_BLOCKED);
+	/* The cable is mended, and a person has it switched: in earnest this time. */
+	assert_int_equal(answer(&w, 3, false, false), ERR_NONE);
+	assert_int_equal(feed(&w, (struct event){.kind = EVENT_NODE_FENCE, .target = 3}), ERR_NONE);
+	assert_int_equal(node(&w, 3)->fence.phase, FENCE_RUN);
+	assert_false(node(&w, 3)->fence.look);
+	fini(&w);
+}
+
+/* Which machine was switched need not be known where the lost one has a watchdog. */
+static void a_watchdogs_time_ends_a_doubt(void **state)
+{
+	struct world w;
+
+	(void)state;
+	doubt_n3(&w, 5000);
+	assert_int_equal(core_fence_duty(w.cluster, 3, 1).await_ms, timing_watchdog_proof_ms(1000, 5000));
+	struct event over = {.kind = EVENT_FENCED, .node = 1, .target = 3, .task = node(&w, 3)->fence.id, .proof = PROOF_WATCHDOG};
+	assert_int_equal(feed(&w, over), ERR_NONE);
+	assert_int_equal(vm(&w, "web")->state, VM_STARTING);
+	fini(&w);
+}
+
 /* The same, but n2 had power when its own device was asked: n3's device did not take it. */
 static void a_doubt_ends_when_the_other_had_power(void **state)
 {
@@ -506,6 +593,9 @@ int main(void)
 		cmocka_unit_test(a_fence_never_takes_a_majority),
 		cmocka_unit_test(a_device_wired_to_another_node_is_doubted),
 		cmocka_unit_test(a_doubt_ends_when_the_other_had_power),
+		cmocka_unit_test(a_doubt_ends_by_what_the_other_reads_when_it_is_back),
+		cmocka_unit_test(a_doubt_stays_while_the_device_says_on),
+		cmocka_unit_test(a_watchdogs_time_ends_a_doubt),
 		cmocka_unit_test(a_device_that_lied_is_not_used_again),
 		cmocka_unit_test(the_override_is_refused_while_the_node_is_seen),
 		cmocka_unit_test(a_watchdogs_time_is_proof),
