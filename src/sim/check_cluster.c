@@ -144,7 +144,7 @@ static void check_done(struct sim *sim, const struct sim_node *node, const struc
 		/* fall through */
 	case TASK_SHUTDOWN:
 	case TASK_STOP:
-		if (copy)
+		if (copy && !vm->falsely_dead) /* else a device had lied about its node, and what comes of that is not judged */
 			sim_violation(sim, "n%u says that %s does not run any more (task %" PRIu64
 				"), but it executes on n%u", node->id, task->vm, task->id, copy->node);
 		break;
