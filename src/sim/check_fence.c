@@ -50,11 +50,25 @@ void checks_fence_sent(struct sim *sim, uint32_t by, const struct fence_order *o
 			sim->config.node_count);
 }
 
+/* What a cluster has given to the node runs there, or will as soon as its QEMU is up. */
+static void all_falsely_dead(struct sim *sim, const struct cluster *cluster, uint32_t node)
+{
+	for (uint32_t i = 0; i < cluster->vm_count; i++)
+		if (cluster->vms[i].def.uuid[0] && cluster->vms[i].owner == node)
+			check_vm(sim, cluster->vms[i].def.uuid)->falsely_dead = true;
+}
+
 void checks_false_death(struct sim *sim, uint32_t node)
 {
 	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
 		if (copy->node == node && !copy->dead)
 			check_vm(sim, copy->guest->vm)->falsely_dead = true;
+	if (sim->nodes[node].engine)
+		all_falsely_dead(sim, engine_cluster(sim->nodes[node].engine), node);
+	if (sim_newest(sim))
+		all_falsely_dead(sim, sim_newest(sim), node);
+	if (sim->config.two_node)
+		sim->checks->two_histories = true;
 }
 
 /* What must run. */

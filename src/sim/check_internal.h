@@ -62,6 +62,8 @@ struct checks {
 	uint64_t point_capacity;
 	uint64_t history_index; /* of the newest line that was traced, and whose line it was */
 	uint64_t forced; /* nodes that an administrator had fenced in spite of the limit */
+	bool two_histories; /* of two nodes that each may go on alone one took the other for dead, as it had been told, and
+			       was told wrongly: both may have gone on */
 	uint64_t history_teller; /* node and start of its daemon */
 	struct check_line *lines; /* all of them, as who was first has said them */
 	uint32_t line_count, line_capacity;
