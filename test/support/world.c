@@ -42,6 +42,7 @@ struct world {
 	} queue[QUEUE_MAX];
 	unsigned head, tail;
 	struct loop_timer *deliver_timer, *view_timer;
+	struct fence_job *fence_jobs;
 };
 
 #define MACHINE(ptr, member) ((struct machine *)(void *)((char *)(ptr)-offsetof(struct machine, member)))
@@ -81,9 +82,10 @@ static int send_message(struct group *group, const uint8_t *bytes, size_t size, 
 		return err_set(err, ERR_BUSY, "queue full");
 	world->tail++;
 	world->queue[slot].from = group->node;
-	world->queue[slot].bytes = malloc(size);
+	world->queue[slot].bytes = malloc(size ? size : 1);
 	world->queue[slot].size = size;
-	memcpy(world->queue[slot].bytes, bytes, size);
+	if (size)
+		memcpy(world->queue[slot].bytes, bytes, size);
 	if (!world->deliver_timer)
 		world->deliver_timer = loop_timer_set(world->loop, 0, deliver, world);
 	return 0;
@@ -414,9 +416,10 @@ static void hv_kill(struct hypervisor *hv, const char *vm)
 
 static void hv_probe(struct hypervisor *hv, const struct vm_def *def)
 {
-	/* The disks of this world are everywhere; nobody in it asks. */
-	(void)hv, (void)def;
-	assert(!"a probe that nobody asked for");
+	/* The disks of this world are everywhere. */
+	struct hv_callbacks callbacks = engine_hypervisor_callbacks(MACHINE(hv, hv)->engine);
+
+	callbacks.event(callbacks.ctx, &(struct hv_event){.kind = HV_EVENT_PROBED, .vm = def->uuid});
 }
 
 static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint64_t below)
@@ -453,21 +456,34 @@ static const struct hypervisor_ops hv_ops = {
 /* Fence devices. */
 
 struct fence_job {
+	struct fence_job *next; /* in world.fence_jobs */
+	struct loop_timer *timer;
 	struct machine *m;
 	struct fence_order order;
 	bool check;
 };
+
+static void job_unlink(struct fence_job *job)
+{
+	struct fence_job **at = &job->m->world->fence_jobs;
+
+	while (*at != job)
+		at = &(*at)->next;
+	*at = job->next;
+}
 
 static void fence_over(void *ctx)
 {
 	CLEANUP_FREE struct fence_job *job = ctx;
 	struct world *world = job->m->world;
 	struct fencer_callbacks callbacks = engine_fencer_callbacks(job->m->engine);
-	struct machine *target = &world->machines[job->order.device.node];
-	bool unfit = !strcmp(job->order.device.agent, "fence_unfit");
+	bool stranger = job->order.device.node > WORLD_NODES;
+	bool unfit = stranger || !strcmp(job->order.device.agent, "fence_unfit");
+	struct machine *target = &world->machines[stranger ? 0 : job->order.device.node];
 	bool was_on = !target->dark;
 	struct err err;
 
+	job_unlink(job);
 	if (unfit)
 		err_set(&err, ERR_NOT_FOUND, "agent 'fence_unfit' is not there");
 	if (job->check) {
@@ -489,8 +505,12 @@ static void fence_begin(struct fencer *fencer, const struct fence_order *order, 
 {
 	struct fence_job *job = malloc(sizeof(*job));
 
-	*job = (struct fence_job){.m = MACHINE(fencer, fencer), .order = *order, .check = check};
-	loop_timer_set(job->m->world->loop, 0, fence_over, job);
+	struct world *world = MACHINE(fencer, fencer)->world;
+
+	*job = (struct fence_job){
+		.next = world->fence_jobs, .m = MACHINE(fencer, fencer), .order = *order, .check = check};
+	world->fence_jobs = job;
+	job->timer = loop_timer_set(job->m->world->loop, 0, fence_over, job);
 }
 
 static void run_fence(struct fencer *fencer, const struct fence_order *order)
@@ -554,6 +574,12 @@ void world_free(struct world *world)
 	}
 	for (; world->head != world->tail; world->head++)
 		free(world->queue[world->head % QUEUE_MAX].bytes);
+	while (world->fence_jobs) {
+		struct fence_job *job = world->fence_jobs;
+		world->fence_jobs = job->next;
+		loop_timer_cancel(world->loop, job->timer);
+		free(job);
+	}
 	loop_timer_cancel(world->loop, world->deliver_timer);
 	loop_timer_cancel(world->loop, world->view_timer);
 	free(world);
