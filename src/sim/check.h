@@ -6,6 +6,7 @@
  *	check_log.c	I4 nothing acknowledged is lost, I5 the same history everywhere
  *	check_cluster.c	I8 reasons; tasks that are done were done
  *	check_fence.c	I7 never a majority, never a member; what must run (I6)
+ *	check_calm.c	what must run does, whenever the world is calm (I6)
  *	check_end.c	with all faults gone: everything comes to rest, and as it should
  *
  * Must never: be weakened to let a run pass. */
@@ -39,6 +40,9 @@ void checks_false_death(struct sim *sim, uint32_t node);
 /* I6: every VM that runs now runs `bound_ms` from now on another node than `lost`. Call at both ends. */
 void checks_failover_begin(struct sim *sim, uint32_t lost);
 bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size);
+
+/* check_calm.c; from time to time. disturbed: a fault is at work, or was thrown since the last call. */
+void checks_calm(struct sim *sim, bool disturbed);
 
 /* At the end: its history is what was said when it happened, all of it. */
 void check_trail(struct sim *sim, struct sim_node *node);

@@ -33,6 +33,7 @@ struct check_vm {
 	bool off_since;			  /* one came after the last start that was asked for */
 	uint32_t deaths;
 	bool followed; /* checks_failover_begin */
+	uint64_t calm_us, calm_epoch; /* check_calm.c: should run, has this epoch, and does not run, since */
 	uint64_t began_us[NODES_MAX + 1]; /* by node: when a copy executed there first … */
 	uint64_t ended_us[NODES_MAX + 1]; /* … and stopped last; UINT64_MAX while one executes */
 };
@@ -69,6 +70,7 @@ struct checks {
 	uint32_t line_count, line_capacity;
 	uint64_t tasks_us[SIM_VMS_MAX]; /* since when */
 	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
+	uint64_t calm_us, calm_members, calm_formed_us; /* check_calm.c: calm since, in the same view */
 	uint8_t *encoded;
 	size_t encoded_capacity;
 };

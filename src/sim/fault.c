@@ -110,6 +110,8 @@ static bool mend_later(struct faults *faults, enum fault_kind kind, uint32_t nod
 	return false;
 }
 
+enum { BUSY_MAX_MS = 40000 * 200 / 1000 };
+
 static uint64_t some_ms(struct faults *faults)
 {
 	static const uint32_t longest[] = {200, 1500, 5000, 15000, 40000};
@@ -342,10 +344,18 @@ static void state_rots(struct faults *faults)
 	}
 }
 
+/* What the cluster has to cope with, well within its bounds: the loss of nodes, of guests, and of trust. */
+enum {
+	FAULTS_TO_BEAR = 1u << FAULT_POWER | 1u << FAULT_POWER_ALL | 1u << FAULT_COROSYNC | 1u << FAULT_RING_LOST |
+			 1u << FAULT_PARTITION | 1u << FAULT_QEMU | 1u << FAULT_GUEST | 1u << FAULT_HOSTILE |
+			 1u << FAULT_STATE | 1u << FAULT_CLOCK
+};
+
 static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
 {
 	struct sim *sim = faults->sim;
 
+	faults->thrown |= !(FAULTS_TO_BEAR & 1u << kind);
 	switch (kind) {
 	case FAULT_POWER:
 		power(faults, node);
@@ -368,6 +378,7 @@ static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
 		break;
 	case FAULT_BUSY:
 		net_busy(sim->net, node, some_ms(faults) * 200);
+		faults->busy_until_ms = sim_now_ms(sim) + BUSY_MAX_MS;
 		break;
 	case FAULT_HOSTILE:
 		hostile(faults);
@@ -461,10 +472,36 @@ void faults_init(struct faults *faults, struct sim *sim, uint64_t seed)
 	faults->healer = timeline_after(sim->timeline, 5000000, healer, faults);
 }
 
+bool faults_disturb(struct faults *faults)
+{
+	bool disturb = faults->thrown || sim_now_ms(faults->sim) < faults->busy_until_ms;
+
+	faults->thrown = false;
+	for (uint32_t i = 0; i < MENDS_MAX; i++)
+		disturb |= faults->mends[i].node && !(FAULTS_TO_BEAR & 1u << faults->mends[i].kind);
+	return disturb;
+}
+
+static void forget(struct faults *faults, uint32_t kinds)
+{
+	for (uint32_t i = 0; i < MENDS_MAX; i++) {
+		struct mend *mend = &faults->mends[i];
+		if (!mend->node || !(kinds & 1u << mend->kind))
+			continue;
+		timeline_cancel(faults->sim->timeline, mend->item);
+		mend->node = 0;
+	}
+	timeline_cancel(faults->sim->timeline, faults->healer);
+	faults->healer = NULL;
+}
+
+void faults_rest(struct faults *faults)
+{
+	sim_trace(faults->sim, "# nobody comes, nothing else breaks");
+	forget(faults, FAULTS_TO_BEAR);
+}
+
 void faults_end(struct faults *faults)
 {
-	timeline_cancel(faults->sim->timeline, faults->healer);
-	for (uint32_t i = 0; i < MENDS_MAX; i++)
-		if (faults->mends[i].node)
-			timeline_cancel(faults->sim->timeline, faults->mends[i].item);
+	forget(faults, UINT32_MAX);
 }

@@ -56,8 +56,14 @@ struct faults {
 	uint64_t spoiled; /* nodes whose store was damaged and that have not been synced since */
 	struct mend mends[MENDS_MAX];
 	struct timeline_item *healer;
+	bool thrown; /* one, since faults_disturb() was asked last */
+	uint64_t busy_until_ms; /* queues are full for that long at most */
 };
 
 void faults_init(struct faults *faults, struct sim *sim, uint64_t seed);
 void fault_throw(struct faults *faults); /* one, at once */
+/* Whether a fault is at work that may keep healthy nodes from what they should do. Nodes that are lost are no such: that
+ * is what a cluster is for. */
+bool faults_disturb(struct faults *faults);
+void faults_rest(struct faults *faults); /* nodes that are lost stay so, all the rest is mended in its time */
 void faults_end(struct faults *faults);	 /* nothing more comes, also no mending */

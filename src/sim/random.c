@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim/random.h"
+#include "sim/check.h"
 #include "sim/drill.h"
 #include "sim/fault.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { SETTLE_MS = 400 * 1000 };
+enum { SETTLE_MS = 400 * 1000, START_ALL_MS = 20 * 1000, REST_MS = 50 * 1000, CALM_US = 250 * 1000 };
 
 struct random_run {
 	struct sim *sim;
@@ -16,6 +17,7 @@ struct random_run {
 	uint32_t request_ms, fault_ms; /* typical times between two */
 	struct drill_config fences;
 	uint64_t end_ms;
+	struct timeline_item *calm;
 };
 
 static uint32_t pick(struct prng *dice, const uint32_t *values, uint32_t count)
@@ -179,6 +181,15 @@ static void on_request(void *ctx)
 	timeline_after(run->sim->timeline, prng_between(&run->dice, 0, 2 * run->request_ms) * 1000, on_request, run);
 }
 
+/* Until the drill, which has a judge of its own. */
+static void on_calm(void *ctx)
+{
+	struct random_run *run = ctx;
+
+	checks_calm(run->sim, faults_disturb(&run->faults));
+	run->calm = timeline_after(run->sim->timeline, CALM_US, on_calm, run);
+}
+
 static void on_fault(void *ctx)
 {
 	struct random_run *run = ctx;
@@ -187,6 +198,21 @@ static void on_fault(void *ctx)
 		return;
 	fault_throw(&run->faults);
 	timeline_after(run->sim->timeline, prng_between(&run->dice, 0, 2 * run->fault_ms) * 1000, on_fault, run);
+}
+
+/* Everything is to run; then a node is lost, beside what the faults have left behind, and nobody comes. */
+static void rest(struct random_run *run)
+{
+	struct sim *sim = run->sim;
+	uint32_t lost = any_node(run);
+
+	faults_rest(&run->faults);
+	for (uint32_t i = 0; i < sim->vm_count; i++)
+		ask(run, EVENT_VM_START, &sim->vms[i].def, 0, false);
+	sim_run_ms(sim, START_ALL_MS);
+	if (sim->config.node_count > 2 && prng_chance(&run->dice, 700))
+		sim_power_off(sim, lost);
+	sim_run_ms(sim, REST_MS);
 }
 
 void random_run(uint64_t seed, const struct random_options *options, struct random_result *result)
@@ -213,9 +239,14 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	drill_define(sim, &run.fences);
 	timeline_after(sim->timeline, 0, on_request, &run);
 	timeline_after(sim->timeline, 0, on_fault, &run);
+	on_calm(&run);
 	sim_run_until_ms(sim, run.end_ms);
+	if (prng_chance(&run.dice, 500)) {
+		rest(&run);
+	}
 	faults_end(&run.faults);
 	sim_settle(sim, SETTLE_MS);
+	timeline_cancel(sim->timeline, run.calm);
 	if (prng_chance(&run.dice, 500))
 		drill_run(sim, &run.fences, &run.dice);
 

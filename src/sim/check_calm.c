@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * I6, all the time: with quorum, capacity and working fences every VM that should run does within the bound. While the world
+ * is calm (the same nodes are synced in the same view, no fault is at work that keeps them from it) each VM that should run
+ * and does not has a clock; what it takes is added up here from core/timing.h and from how slow this run's machines are.
+ *
+ * Its clock begins anew when the VM gets another epoch: each attempt has its own bound, and how many there are the restart
+ * budget limits. Not held against the cluster, as the contract says: what failed for good, what has no room, what is under
+ * a task of somebody's (tasks have limits of their own, and end: check_end.c), and whose owner nobody can prove dead. */
+#include "core/timing.h"
+#include "sim/check_internal.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum {
+	LOOK_AGAIN_MS = 3 * 1000, /* a report that was lost is made again (engine/internal.h: LOOK and REPORT_AGAIN) */
+	BEGIN_MS = 2 * 1000,	  /* commits, on the slowest disk and network that runs have */
+	FENCED_OFTEN = 4,	   /* within the hour: the next time may be held for a person */
+};
+
+/* The nodes that make up the one synced view, if nothing else is in it; 0: they are not at one. */
+static uint64_t at_one(const struct sim *sim, uint64_t *formed_us)
+{
+	uint64_t synced = sim_synced(sim, sim->config.two_node ? 1 : sim->config.node_count / 2 + 1);
+
+	*formed_us = 0;
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		struct engine_status status;
+		if (!(synced & node_bit(id)))
+			continue;
+		engine_get_status(sim->nodes[id].engine, &status);
+		if (status.members != synced || !status.quorate)
+			return 0;
+		*formed_us += net_view_formed_us(sim->net, id);
+	}
+	return synced;
+}
+
+/* How long the proof of its death may take; UINT64_MAX: there may be none. */
+static uint64_t proof_ms(const struct sim *sim, const struct cluster *cluster, uint32_t lost)
+{
+	const struct node *node = cluster_node(cluster, lost);
+	uint64_t by_device_ms = UINT64_MAX, by_watchdog_ms = UINT64_MAX;
+
+	if (node->state == NODE_DEAD)
+		return 0;
+	if (node->state != NODE_LOST || node->fence.phase == FENCE_GRACE || node->fence.doubt)
+		return UINT64_MAX;
+	for (uint32_t i = 0; i < FENCE_DEVICES_MAX && node->fences < FENCED_OFTEN; i++) {
+		const struct fence_device *device = &cluster->fence_devices[i];
+		if (!device->name[0] || device->node != lost || device->distrusted)
+			continue;
+		by_device_ms = by_device_ms == UINT64_MAX ? FENCE_SPLIT_DELAY_MS : by_device_ms;
+		by_device_ms += device->limit_ms + device->delay_ms;
+	}
+	if (by_device_ms != UINT64_MAX && node->fence.round) /* devices that failed before they were mended */
+		by_device_ms += FENCE_RETRY_MS << FENCE_RETRY_SHIFT_MAX;
+	if (node->facts.watchdog_ms)
+		by_watchdog_ms = timing_watchdog_proof_ms(sim_token_ms(sim), node->facts.watchdog_ms);
+	return by_device_ms < by_watchdog_ms ? by_device_ms : by_watchdog_ms;
+}
+
+/* What the log or the machine itself says that is on it; the larger. */
+static uint64_t used_mib(const struct sim *sim, const struct cluster *cluster, uint32_t node, const struct vm *but)
+{
+	uint64_t in_log = 0, in_world = 0;
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		const struct vm *vm = &cluster->vms[i];
+		if (vm != but && (vm->owner == node || vm->target == node))
+			in_log += vm->def.memory_mib;
+	}
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next) {
+		const struct vm *vm = !copy->dead && copy->node == node ? cluster_vm_find(cluster, copy->guest->vm) : NULL;
+		in_world += vm ? vm->def.memory_mib : 0;
+	}
+	return in_log > in_world ? in_log : in_world;
+}
+
+/* B18: a VM under which a node has died is not to meet another such one. */
+static bool has_suspect(const struct cluster *cluster, uint32_t node, const struct vm *but)
+{
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		const struct vm *vm = &cluster->vms[i];
+		if (vm != but && vm->killed && (vm->owner == node || vm->target == node))
+			return true;
+	}
+	return false;
+}
+
+static bool has_place(const struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint64_t members)
+{
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		const struct node *node = cluster_node(cluster, id);
+		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !node->quarantine_ms &&
+			!(vm->killed && has_suspect(cluster, id, vm)) &&
+			!((vm->exhausted | vm->storage_lost) & node_bit(id)) &&
+			used_mib(sim, cluster, id, vm) + vm->def.memory_mib <= sim->config.memory_mib)
+			return true;
+	}
+	return false;
+}
+
+static bool executes(const struct sim *sim, const char *uuid)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (copy->executes && !strcmp(copy->guest->vm, uuid))
+			return true;
+	return false;
+}
+
+/* Within how long it must run; UINT64_MAX: it runs, or need not. */
+static uint64_t bound_ms(const struct sim *sim, const struct cluster *cluster, const struct check_vm *check,
+	const struct vm *vm, uint64_t members)
+{
+	uint64_t proof = 0;
+
+	if (!vm || !check->must_run || check->falsely_dead || check->off_asked != check->off_answered ||
+		vm->def.priority == PRIORITY_NONE || vm->state == VM_FAILED || vm->task || executes(sim, check->uuid))
+		return UINT64_MAX;
+	if (vm->owner && !(members & node_bit(vm->owner)))
+		proof = proof_ms(sim, cluster, vm->owner);
+	if (proof == UINT64_MAX || !has_place(sim, cluster, vm, members))
+		return UINT64_MAX;
+	return LOOK_AGAIN_MS + proof + BEGIN_MS + UINT64_C(4) * sim->config.step_ms;
+}
+
+void checks_calm(struct sim *sim, bool disturbed)
+{
+	struct checks *checks = sim->checks;
+	uint64_t now_us = timeline_now_us(sim->timeline), formed_us;
+	uint64_t members = at_one(sim, &formed_us);
+	const struct cluster *cluster = members ? sim_newest(sim) : NULL;
+
+	if (disturbed || !members || members != checks->calm_members || formed_us != checks->calm_formed_us)
+		checks->calm_us = now_us;
+	checks->calm_members = members;
+	checks->calm_formed_us = formed_us;
+	for (uint32_t i = 0; i < checks->vm_count && cluster; i++) {
+		struct check_vm *check = &checks->vms[i];
+		const struct vm *vm = cluster_vm_find(cluster, check->uuid);
+		uint64_t bound = bound_ms(sim, cluster, check, vm, members);
+		if (bound == UINT64_MAX || vm->epoch != check->calm_epoch || check->calm_us < checks->calm_us) {
+			check->calm_us = now_us;
+			check->calm_epoch = vm ? vm->epoch : 0;
+		} else if (now_us - check->calm_us > bound * 1000) {
+			sim_violation(sim, "I6: %s should run, and has not for %" PRIu64 " ms of calm; it is %s: %s",
+				vm->def.name, (now_us - check->calm_us) / 1000, vm_state_name((int)vm->state), vm->reason);
+		}
+	}
+}
