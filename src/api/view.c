@@ -136,6 +136,7 @@ json_t *view_node(struct api *api, const struct node *node)
 	json_t *view = json_object();
 
 	engine_get_status(api->engine, &status);
+	node = engine_node(api->engine, node->id);
 	uint64_t used = memory_used_mib(cluster, node->id, &guests);
 	set_number(view, "id", node->id);
 	set(view, "name", node_name_json(cluster, node->id));
@@ -341,7 +342,8 @@ json_t *view_status(struct api *api)
 	}
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		nodes += cluster->nodes[i].id != 0;
-		online += cluster->nodes[i].id != 0 && cluster->nodes[i].state == NODE_ONLINE;
+		online += cluster->nodes[i].id != 0 &&
+			  engine_node(api->engine, cluster->nodes[i].id)->state == NODE_ONLINE;
 	}
 	for (uint32_t i = 0; i < cluster->task_count; i++)
 		running += cluster->tasks[i].state == TASK_RUNNING;
@@ -355,6 +357,7 @@ json_t *view_status(struct api *api)
 	set(view, "quorate", json_boolean(status.quorate));
 	set(view, "synced", json_boolean(status.synced));
 	set(view, "reason", json_string(status.reason));
+	set(view, "hint", json_string(status.hint));
 	set_number(view, "watchdog_ms", status.watchdog_ms);
 	set(view, "watchdog", json_string(status.watchdog));
 	set_number(view, "term", status.term);

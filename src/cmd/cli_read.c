@@ -147,6 +147,8 @@ static void print_health(const struct cli *cli, const json_t *status)
 		member_text(status, "node"), (unsigned long long)member_number(status, "index"));
 	if (json_string_length(json_object_get(status, "reason")))
 		printf("         %s\n", member_text(status, "reason"));
+	if (json_string_length(json_object_get(status, "hint")))
+		printf("         %s\n", member_text(status, "hint"));
 	printf("watchdog %s%s\n", member_number(status, "watchdog_ms") ? "armed: " : "none: ",
 		member_text(status, "watchdog"));
 }

@@ -38,6 +38,18 @@ void engine_get_status(const struct engine *engine, struct engine_status *status
 	memcpy(status->watchdog, engine->selffence.note, sizeof(status->watchdog));
 	memcpy(status->node_name, engine->config.node_name, sizeof(status->node_name));
 	memcpy(status->reason, engine->out_reason, sizeof(status->reason));
+	if (engine->half) {
+		const char *other = cluster_node_name(engine->half, engine->half_other);
+		snprintf(status->hint, sizeof(status->hint),
+			"guests run on, and nothing is changed until %.63s is fenced or back; if you have seen that it is off: "
+			"watari node confirm-off %.63s --yes %.63s",
+			other, other, other);
+	}
+}
+
+const struct node *engine_node(const struct engine *engine, uint32_t id)
+{
+	return cluster_node(engine->half && id == engine->half_other ? engine->half : engine->cluster, id);
 }
 
 /* Watchers. */

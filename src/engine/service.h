@@ -25,6 +25,7 @@ struct engine_status {
 	uint32_t watchdog_ms;	   /* of this node's, armed; 0: none is */
 	char watchdog[96];	   /* which one, or why none is armed */
 	char reason[REASON_BYTES]; /* when not synced: why, and what it waits for */
+	char hint[2 * REASON_BYTES]; /* what a person can do about it; empty: nothing, or nothing is wrong */
 };
 
 struct engine_reply {
@@ -76,6 +77,10 @@ struct engine_watcher {
 
 const struct cluster *engine_cluster(const struct engine *engine);
 void engine_get_status(const struct engine *engine, struct engine_status *status);
+
+/* A node as this one sees it: what the log says of it, but while this one is a half of two that waits (decision 0022): then
+ * what is known of the other one, which left, and how its fencing goes; nothing of that is committed. NULL: none has that id. */
+const struct node *engine_node(const struct engine *engine, uint32_t id);
 
 /* The event's origin, times and number are filled in. It waits at most ENGINE_REPLY_MS; then ERR_TIMEOUT, and the outcome
  * is unknown until looked up. A change of the view takes a moment, in which nothing can be committed: a request waits for
