@@ -308,6 +308,8 @@ void half_report(struct engine *engine, struct event *event);
 bool half_submit(struct engine *engine, struct event *request, struct engine_reply *reply);
 
 /* reconcile.c */
+/* Before it is deleted: what is left of it on the storage is found by its uuid, also where it was never looked at. */
+void reconcile_remember(struct engine *engine, uint32_t vm);
 void reconcile_dirty(struct engine *engine, uint32_t vm);
 void reconcile_run(struct engine *engine);
 void reconcile_look_again(struct engine *engine);

@@ -30,6 +30,11 @@ static struct local *local_of(struct engine *engine, uint32_t vm)
 	return local;
 }
 
+void reconcile_remember(struct engine *engine, uint32_t vm)
+{
+	local_of(engine, vm);
+}
+
 void reconcile_dirty(struct engine *engine, uint32_t vm)
 {
 	engine->locals[vm].dirty = true;
