@@ -164,10 +164,10 @@ static void blocked_vm_returns(struct step *step, struct vm *vm, bool rebooted)
 		vm_owner_dead(step, vm, why);
 	} else if (!vm->started && vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch) {
 		vm_go(step, vm, VM_RESTORING, MOVE_RESUME, "%s is back, the loaded guest is to run there", name);
-	} else if (!vm->started) {
-		vm_go(step, vm, VM_STARTING, MOVE_IDLE, "%s is back, it starts the guest", name);
 	} else if (vm->want == WANT_OFF) {
 		vm_go(step, vm, VM_STOPPING, MOVE_IDLE, "%s is back, the guest is to stop", name);
+	} else if (!vm->started) {
+		vm_go(step, vm, VM_STARTING, MOVE_IDLE, "%s is back, it starts the guest", name);
 	} else {
 		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "%s is back, without a reboot: its copy never stopped", name);
 	}
