@@ -36,6 +36,7 @@ struct daemon {
 	struct engine_watcher watcher;
 	char stream_helper[PATH_BYTES];
 	bool was_synced;
+	char why_not[REASON_BYTES]; /* told last; empty: in sync, or nothing told yet */
 	const char *config_path;
 	struct watchdog *watchdog; /* configured last; NULL: none */
 	struct watchdog *retired;  /* the one before, until the engine has let go of it */
@@ -70,14 +71,14 @@ static void on_status(void *ctx)
 	struct engine_status status;
 
 	engine_get_status(daemon->engine, &status);
-	if (status.synced != daemon->was_synced) {
-		daemon->was_synced = status.synced;
-		if (status.synced)
-			log_notice("synced: term %llu, index %llu, members %llx", (unsigned long long)status.term,
-				(unsigned long long)status.index, (unsigned long long)status.members);
-		else
-			log_warning("this node does not act now: %s", status.reason);
-	}
+	if (status.synced && !daemon->was_synced)
+		log_notice("synced: term %llu, index %llu, members %llx", (unsigned long long)status.term,
+			(unsigned long long)status.index, (unsigned long long)status.members);
+	/* Each reason once, also where this node never was in sync. */
+	if (!status.synced && strcmp(status.reason, daemon->why_not) != 0)
+		log_warning("this node does not act now: %s", status.reason);
+	daemon->was_synced = status.synced;
+	snprintf(daemon->why_not, sizeof(daemon->why_not), "%s", status.synced ? "" : status.reason);
 	loop_sd_status("%s", status.synced ? "synced" : status.reason);
 }
 

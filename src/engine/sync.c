@@ -129,6 +129,19 @@ static bool enough_members(struct engine *engine, const struct group_view *view,
 	return engine->last_of_two || last_view(engine) == view->members;
 }
 
+static void no_view(struct engine *engine, const struct group_view *view)
+{
+	char why[REASON_BYTES];
+
+	if (view->quorate || !view->stranger[0]) {
+		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
+		return;
+	}
+	snprintf(why, sizeof(why), "no quorum: the others here run cluster %s, this node is configured for cluster %s",
+		view->stranger, engine->config.cluster_uuid);
+	sync_out(engine, why);
+}
+
 void sync_on_view(void *ctx, const struct group_view *view)
 {
 	struct engine *engine = ctx;
@@ -141,7 +154,7 @@ void sync_on_view(void *ctx, const struct group_view *view)
 	engine->nonce = 0;
 	lease_on_view(engine);
 	if (!view->quorate || !(view->members & node_bit(engine->ports.group->node))) {
-		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
+		no_view(engine, view);
 		return;
 	}
 	if (!enough_members(engine, view, why, sizeof(why))) {

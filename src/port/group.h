@@ -27,6 +27,9 @@ struct group_view {
 	bool witness; /* votes where this node is (corosync-qdevice) */
 	uint64_t members; /* nodes whose watarid is in the process group, bit id - 1; includes this one */
 	uint64_t ring;	  /* nodes of the ring, whether their watarid runs or not */
+	/* Where the ring has quorum and the members have not: the uuid of another cluster whose watarid runs in this
+	 * ring; empty: none was found. For words alone. */
+	char stranger[UUID_BYTES];
 };
 
 struct group_callbacks {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * When the driver for corosync tells a view: the orders in which its two sockets may be read. */
+#include "driver/corosync/strangers.h"
 #include "driver/corosync/views.h"
 
 #include <setjmp.h>
@@ -211,6 +212,24 @@ static void node_ids_out_of_range_are_no_members(void **state)
 	assert_false(views_accepts(&views, 4));
 }
 
+/* The names come from any program on any node. */
+static void another_clusters_group_is_known_by_its_name_alone(void **state)
+{
+	static const char own[] = "watari:11111111-1111-4111-8111-111111111111";
+	static const char other[] = "watari:99999999-9999-4999-8999-99999999999f";
+	char uuid[UUID_BYTES] = "as before";
+
+	(void)state;
+	assert_false(strangers_parse(own, strlen(own), own, uuid));
+	assert_false(strangers_parse(other, strlen(other) - 1, own, uuid));
+	assert_false(strangers_parse("dlm:controld", 12, own, uuid));
+	assert_false(strangers_parse("watari:99999999-9999-4999-8999-99999999999\n", 43, own, uuid));
+	assert_false(strangers_parse("", 0, own, uuid));
+	assert_string_equal(uuid, "as before");
+	assert_true(strangers_parse(other, strlen(other), own, uuid));
+	assert_string_equal(uuid, "99999999-9999-4999-8999-99999999999f");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +242,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_told_before_the_own_process_is_in),
 		cmocka_unit_test(a_change_of_quorum_in_the_same_ring),
 		cmocka_unit_test(node_ids_out_of_range_are_no_members),
+		cmocka_unit_test(another_clusters_group_is_known_by_its_name_alone),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -235,7 +235,7 @@ struct group *corosync_new(const struct corosync_config *config, struct loop *lo
 	cs->config.shared = &cs->shared;
 	cs->shared.wake_fd = cs->shared.out_fd = -1;
 	pthread_mutex_init(&cs->shared.lock, NULL);
-	snprintf(cs->config.group_name, sizeof(cs->config.group_name), "watari:%s", config->cluster_uuid);
+	snprintf(cs->config.group_name, sizeof(cs->config.group_name), COROSYNC_GROUP_PREFIX "%s", config->cluster_uuid);
 	bool ok = corosync_identify(&identity, err) == 0;
 	if (ok) {
 		cs->group.node = cs->config.node = identity.node;

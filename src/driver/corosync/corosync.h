@@ -15,6 +15,8 @@
 #include "port/group.h"
 #include "port/loop.h"
 
+#define COROSYNC_GROUP_PREFIX "watari:"
+
 enum {
 	COROSYNC_STUCK_MS = 5000,      /* a call that takes longer: corosync hangs */
 	COROSYNC_TRY_AGAIN_MS = 10000, /* a message that is not taken for longer: as if corosync were gone */
@@ -23,7 +25,7 @@ enum {
 };
 
 struct corosync_config {
-	char cluster_uuid[UUID_BYTES]; /* names the process group, beside "watari:" */
+	char cluster_uuid[UUID_BYTES]; /* names the process group, behind COROSYNC_GROUP_PREFIX */
 };
 
 /* Reads the node's id and name, refuses an unencrypted or unfit configuration with the line to change; connects when

@@ -2,6 +2,7 @@
 #include "driver/corosync/link.h"
 
 #include "driver/corosync/identity.h"
+#include "driver/corosync/strangers.h"
 #include "driver/corosync/views.h"
 
 #include <assert.h>
@@ -147,6 +148,14 @@ static bool read_votes(struct link *link, uint64_t members, struct group_view *v
 	return link->views.quorate && votes >= own.quorum;
 }
 
+/* Too few of the daemons in the ring are ours. */
+static void read_strangers(struct link *link, struct group_view *view)
+{
+	busy(link, true);
+	strangers_find(link->cpg, link->config->group_name, view->stranger);
+	busy(link, false);
+}
+
 static void tell_view(struct link *link, const struct group_view *view)
 {
 	struct item *item = item_new(link, ITEM_VIEW, NULL, 0);
@@ -170,6 +179,8 @@ static void look_at_views(struct link *link)
 		view.two_node = now.two_node;
 		view.witness = now.witness;
 		view.quorate = read_votes(link, view.members, &view);
+		if (link->views.quorate && !view.quorate)
+			read_strangers(link, &view);
 		tell_view(link, &view);
 		now = view;
 	}
