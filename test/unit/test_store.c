@@ -415,6 +415,8 @@ static void somebody_elses_file_is_refused_and_untouched(void **state)
 	close(fd);
 	assert_int_equal(world_open(world, &err), -1);
 	assert_int_equal(err.code, ERR_CORRUPT);
+	assert_non_null(strstr(err.text, "not a database"));
+	assert_non_null(strstr(err.text, "the other nodes have a copy"));
 }
 
 static void an_unfit_directory_is_refused(void **state)

@@ -4,9 +4,6 @@
 #include <assert.h>
 #include <string.h>
 
-/* What a person can do about damage: the log is the same on every node. */
-#define ADVICE "move the store's directory away and start again, the other nodes have a copy"
-
 struct row {
 	uint64_t index;
 	uint64_t term;
@@ -59,7 +56,7 @@ static int load_uuid(struct db *db, char uuid[UUID_BYTES], struct err *err)
 		return db_fail(db->sqlite, db->path, "cluster uuid", err);
 	const char *text = (const char *)sqlite3_column_text(statement, 0);
 	if (!text || strlen(text) >= UUID_BYTES || db_uuid_hash(text) != (uint64_t)sqlite3_column_int64(statement, 1))
-		return err_set(err, ERR_CORRUPT, "%s: the cluster uuid's checksum does not hold: " ADVICE, db->path);
+		return err_set(err, ERR_CORRUPT, "%s: the cluster uuid's checksum does not hold", db->path);
 	snprintf(uuid, UUID_BYTES, "%s", text);
 	return 0;
 }
@@ -77,7 +74,7 @@ static int load_pledge(struct db *db, const struct store_reader *reader, struct 
 		return db_fail(db->sqlite, db->path, "pledge", err);
 	uint64_t term = (uint64_t)sqlite3_column_int64(statement, 0);
 	if (db_pledge_hash(term) != (uint64_t)sqlite3_column_int64(statement, 1))
-		return err_set(err, ERR_CORRUPT, "%s: the pledge's checksum does not hold: " ADVICE, db->path);
+		return err_set(err, ERR_CORRUPT, "%s: the pledge's checksum does not hold", db->path);
 	db->pledged = term;
 	if (reader->pledge)
 		reader->pledge(reader->ctx, term);
@@ -97,7 +94,7 @@ static int load_snapshot(struct db *db, const struct store_reader *reader, bool 
 		return db_fail(db->sqlite, db->path, "snapshot", err);
 	struct row row = row_of(statement);
 	if (row.hash != db_snapshot_hash(row.index, row.term, row.bytes, row.size))
-		return err_set(err, ERR_CORRUPT, "%s: the snapshot's checksum does not hold: " ADVICE, db->path);
+		return err_set(err, ERR_CORRUPT, "%s: the snapshot's checksum does not hold", db->path);
 	db->base = row.index;
 	*marked |= db->mark.index == row.index && db->mark.hash == row.hash;
 	struct store_snapshot snapshot = {.index = row.index, .term = row.term, .bytes = row.bytes, .size = row.size};
@@ -111,13 +108,13 @@ static int load_entry(
 
 	if (row->hash != db_entry_hash(row->index, row->term, row->bytes, row->size))
 		return err_set(
-			err, ERR_CORRUPT, "%s: entry %llu: its checksum does not hold: " ADVICE, db->path, index);
+			err, ERR_CORRUPT, "%s: entry %llu: its checksum does not hold", db->path, index);
 	if (db->last && row->index != db->last + 1)
-		return err_set(err, ERR_CORRUPT, "%s: entry %llu follows entry %llu: " ADVICE, db->path, index,
+		return err_set(err, ERR_CORRUPT, "%s: entry %llu follows entry %llu", db->path, index,
 			(unsigned long long)db->last);
 	/* Beyond the snapshot, or without one: something before it is gone. */
 	if (!db->last && (row->index > db->base + 1 || !row->index))
-		return err_set(err, ERR_CORRUPT, "%s: the log begins at entry %llu, the snapshot ends at %llu: " ADVICE,
+		return err_set(err, ERR_CORRUPT, "%s: the log begins at entry %llu, the snapshot ends at %llu",
 			db->path, index, (unsigned long long)db->base);
 	if (!db->first)
 		db->first = row->index;
@@ -146,7 +143,7 @@ static int load_entries(struct db *db, const struct store_reader *reader, bool *
 	if (rc != SQLITE_DONE)
 		return db_fail(db->sqlite, db->path, "entries", err);
 	if (db->last && db->last < db->base)
-		return err_set(err, ERR_CORRUPT, "%s: the log ends at entry %llu, below the snapshot's %llu: " ADVICE,
+		return err_set(err, ERR_CORRUPT, "%s: the log ends at entry %llu, below the snapshot's %llu",
 			db->path, (unsigned long long)db->last, (unsigned long long)db->base);
 	return 0;
 }
@@ -168,10 +165,10 @@ int db_load(struct db *db, const struct store_reader *reader, char uuid[UUID_BYT
 	bool passed = db->first ? db->mark.index < db->first : db->mark.index < db->base;
 	if (db->mark.index && !marked && !passed)
 		return err_set(err, ERR_CORRUPT,
-			"%s: entry %llu was durable and is gone, the log ends at %llu: " ADVICE, db->path,
+			"%s: entry %llu was durable and is gone, the log ends at %llu", db->path,
 			(unsigned long long)db->mark.index, (unsigned long long)(db->last ? db->last : db->base));
 	if (db->mark.pledge > db->pledged)
-		return err_set(err, ERR_CORRUPT, "%s: term %llu was pledged and is gone: " ADVICE, db->path,
+		return err_set(err, ERR_CORRUPT, "%s: term %llu was pledged and is gone", db->path,
 			(unsigned long long)db->mark.pledge);
 	return db_find_last(db, err);
 }

@@ -161,6 +161,19 @@ static enum work wait_for_work(struct store_sqlite *store)
 	}
 }
 
+/* Adds what a person can do about it: the log is the same on every node. Returns -1. */
+static int advise(struct err *err)
+{
+	const struct err was = *err;
+
+	if (was.code == ERR_CORRUPT)
+		err_set(err, was.code, "%.420s: move this store's files away and start again, the other nodes have a copy",
+			was.text);
+	else if (was.code == ERR_NO_SPACE)
+		err_set(err, was.code, "%.420s: make room there and start again", was.text);
+	return -1;
+}
+
 static void thread_fail(struct store_sqlite *store, const struct err *err)
 {
 	store->failed = true;
@@ -220,7 +233,9 @@ static void tell_failure(struct store_sqlite *store, const struct err *err)
 	if (store->has_failed)
 		return;
 	store->has_failed = true;
-	store->callbacks.failed(store->callbacks.ctx, err);
+	struct err said = *err;
+	advise(&said);
+	store->callbacks.failed(store->callbacks.ctx, &said);
 }
 
 static void on_event(void *ctx, uint32_t events)
@@ -408,7 +423,7 @@ static int store_load(struct store *port, const struct store_reader *reader, cha
 
 	assert(!store->loaded);
 	if (db_load(&store->db, reader, uuid, err) < 0)
-		return -1;
+		return advise(err);
 	store->last = store->durable = store->db.last;
 	store->base = store->db.base;
 	return start(store, err);
@@ -496,6 +511,7 @@ struct store *store_sqlite_open(const struct store_sqlite_config *config, struct
 		ok = lock_dir(config->dir, &store->lock_fd, err) == 0 &&
 		     db_open(&store->db, config->dir, config->vfs, config->uuid, err) == 0;
 	if (!ok) {
+		advise(err);
 		store_sqlite_close(&store->store);
 		return NULL;
 	}
