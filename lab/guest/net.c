@@ -188,12 +188,15 @@ static void *serve_http(void *arg)
 	} else if (!strcmp(request, "GET /panic")) {
 		last = panic_machine;
 		len = write_state(body, sizeof(body));
+	} else if (!strcmp(request, "GET /agent-stop")) {
+		agent_stop();
+		len = write_state(body, sizeof(body));
 	} else if (!strncmp(request, "GET /set?", 9) && set_all(request + 9) == 0) {
 		len = write_state(body, sizeof(body));
 	} else {
 		status = 404;
 		len = snprintf(
-			body, sizeof(body), "{\"error\":\"GET /, /checksum, /panic or /set?load=mem,disk&load_rate=N\"}\n");
+			body, sizeof(body), "{\"error\":\"GET /, /checksum, /panic, /agent-stop or /set?load=mem,disk&load_rate=N\"}\n");
 	}
 	int head_len = snprintf(head, sizeof(head),
 		"HTTP/1.0 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",

@@ -242,6 +242,7 @@ int main(void)
 	net_start();
 	disk_start();
 	writer_start();
+	agent_start();
 	memory_start();
 	spawn_thread(run_power_button, NULL, NORMAL);
 

@@ -71,6 +71,8 @@ void disk_verify(struct verdict *verdict);
 void writer_start(void);
 void net_start(void);
 void panic_machine(void);
+void agent_start(void);
+void agent_stop(void); /* it reads on and answers no more, as one that hangs */
 
 /* REALTIME goes before everything: the echo answers for the machine, not for its scheduler. LOAD comes behind
  * everything, the kernel's own network work included. */

@@ -159,13 +159,16 @@ static void submit_definition(struct api_call *call)
 	call->timer = loop_timer_set(call->api->loop, API_DISK_CHECK_MS, disks_hang, call);
 }
 
-/* New definitions have a panic device, unless they say otherwise: an edit adds none behind a running guest's back. */
+/* New definitions have a panic device, and where a heartbeat is asked for the agent's channel, unless they say otherwise:
+ * an edit adds none behind a running guest's back. */
 static int definition_new(const struct cluster *cluster, const json_t *json, struct vm_def *def, struct err *err)
 {
 	if (definition_from_json(cluster, json, def, err) < 0)
 		return -1;
 	if (!json_object_get(json, "panic_device"))
 		def->panic_device = PANIC_DEVICE_ISA;
+	if (!json_object_get(json, "guest_agent") && def->policy.heartbeat_s)
+		def->guest_agent = GUEST_AGENT_VIRTIO;
 	return def_complete(def, cluster, err);
 }
 

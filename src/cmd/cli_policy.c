@@ -78,6 +78,7 @@ static int apply_numbers(struct cli *cli, json_t *definition)
 		{"retry-after", "retry_after_s", true, true},
 		{"start-order", "start_order", false, false},
 		{"start-delay", "start_delay_s", true, false},
+		{"heartbeat", "heartbeat_s", true, false},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
@@ -122,10 +123,12 @@ static int apply_failback(struct cli *cli, json_t *definition)
 
 int policy_apply(struct cli *cli, json_t *definition)
 {
-	const char *on_panic = cli_option(cli, "on-panic");
+	const char *on_panic = cli_option(cli, "on-panic"), *agent = cli_option(cli, "guest-agent");
 
 	if (on_panic)
 		json_object_set_new(policy_of(definition), "on_panic", json_string(on_panic));
+	if (agent)
+		json_object_set_new(definition, "guest_agent", json_string(agent));
 	if (apply_nodes(cli, definition, "preferred", "none") < 0 ||
 		apply_nodes(cli, definition, "possible", "all") < 0 || apply_anti_affinity(cli, definition) < 0 ||
 		apply_numbers(cli, definition) < 0)
@@ -173,7 +176,18 @@ static void print_on_panic(const json_t *definition, const json_t *policy)
 	const char *action = json_string_value(json_object_get(policy, "on_panic"));
 
 	printf("panic     %s%s\n", action ? action : "restart",
-		json_object_get(definition, "panic_device") ? "" : ", were it told: its machine has no panic device");
+		!strcmp(member_text(definition, "panic_device"), "isa") ? "" : ", were it told: its machine has no panic device");
+}
+
+static void print_heartbeat(const json_t *definition, const json_t *policy)
+{
+	uint64_t seconds = member_number(policy, "heartbeat_s");
+	char text[UNITS_BYTES];
+
+	if (seconds)
+		printf("heartbeat restarted when its guest agent, once heard, has not answered for %s\n", span_text(text, seconds));
+	else if (!strcmp(member_text(definition, "guest_agent"), "virtio"))
+		printf("heartbeat none: its guest agent is not asked\n");
 }
 
 void policy_print(const json_t *definition)
@@ -200,6 +214,7 @@ void policy_print(const json_t *definition)
 		printf("all nodes tried: failed\n");
 	print_failback(policy);
 	print_on_panic(definition, policy);
+	print_heartbeat(definition, policy);
 	if (order)
 		printf("start     order %llu; those after it wait %s longer\n", (unsigned long long)order,
 			span_text(a, member_number(policy, "start_delay_s")));

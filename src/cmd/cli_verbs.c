@@ -66,6 +66,10 @@ const struct opt cli_task_opts[] = {
 	{"start-delay", 0, "SPAN", "when it runs, those with a higher order wait so much longer", 0, 0, 0}, \
 	{"on-panic", 0, "ACTION", "what becomes of a guest whose kernel panics: restart (the default; within the budget), stop, " \
 		"or pause to look at it", "restart stop pause", 0, 0}, \
+	{"heartbeat", 0, "SPAN", "a guest whose agent (qemu-guest-agent) has answered and then does not for so long is restarted, " \
+		"within the budget: 10s to 1h; 0: not asked (the default)", 0, 0, 0}, \
+	{"guest-agent", 0, "CHANNEL", "the agent's channel in the machine: virtio (virtio-serial), none. A creation with " \
+		"--heartbeat adds it; later it is added while the VM is off", "virtio none", 0, 0}, \
 	{"file", 'f', "FILE", "take the definition from this file, or from stdin where it is '-'; the other options are " \
 		"applied on top", 0, COMPLETE_FILE, 0}
 

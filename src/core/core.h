@@ -96,6 +96,7 @@ struct duty {
 	bool probe;	     /* NONE: report STORAGE_OK or STORAGE_LOST(probe_epoch) by what is found here */
 	uint64_t probe_epoch;
 	bool end_panicked;   /* RUN: a guest that has panicked is ended, rather than kept to be looked at */
+	uint32_t heartbeat_s; /* RUN: what the policy says */
 };
 
 /* What node (1 … NODES_MAX) should be doing about cluster->vms[vm]. */

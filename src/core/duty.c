@@ -8,6 +8,7 @@ static struct duty run_duty(const struct vm *vm)
 	struct duty duty = {.kind = DUTY_RUN, .epoch = vm->epoch, .task = vm->task, .filling = vm->filling};
 
 	duty.end_panicked = vm->def.policy.on_panic != ON_PANIC_PAUSE;
+	duty.heartbeat_s = vm->def.policy.heartbeat_s;
 	duty.report_resumed = vm->phase == MOVE_RESUME || vm->phase == MOVE_RETURN;
 	duty.storage_lost = vm->storage_ms != 0;
 	if (vm->saved.status == SAVED_CONSUMED && vm->saved.epoch + 1 == vm->epoch)

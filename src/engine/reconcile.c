@@ -162,6 +162,16 @@ static void do_probe(const struct look *look)
 	report(look, &event);
 }
 
+/* The policy may be edited while the guest runs, and a daemon that was restarted knows nothing of it. */
+static void set_heartbeat(const struct look *look)
+{
+	struct hypervisor *hv = look->engine->ports.hypervisor;
+
+	if (hv->ops->heartbeat && look->info.state == HV_RUNNING && look->info.epoch == look->duty.epoch &&
+		look->info.heartbeat_s != look->duty.heartbeat_s)
+		hv->ops->heartbeat(hv, look->record->def.uuid, look->duty.heartbeat_s);
+}
+
 static void do_run(const struct look *look)
 {
 	struct hypervisor *hv = look->engine->ports.hypervisor;
@@ -171,6 +181,7 @@ static void do_run(const struct look *look)
 	uint64_t task = duty->task ? duty->task : duty->state_task;
 	bool resumed = look->local->resumed_epoch == duty->epoch && look->local->resumed_task == task;
 
+	set_heartbeat(look);
 	switch (look->info.state) {
 	case HV_ABSENT:
 		report_gone(look, GONE_DIED);
@@ -228,6 +239,7 @@ static void do_shutdown(const struct look *look)
 {
 	struct hypervisor *hv = look->engine->ports.hypervisor;
 
+	set_heartbeat(look); /* to none: its agent ends before it does */
 	if (look->info.state == HV_ABSENT)
 		report_gone(look, GONE_GUEST_SHUTDOWN);
 	else if (look->info.state == HV_RUNNING && look->info.panicked)

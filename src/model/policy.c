@@ -27,6 +27,7 @@ static const struct field policy_fields[] = {
 	SCHEMA_U32(11, vm_policy, start_order),
 	SCHEMA_U32(12, vm_policy, start_delay_s),
 	SCHEMA_ENUM(13, vm_policy, on_panic, on_panic_name, ON_PANIC_COUNT),
+	SCHEMA_U32(14, vm_policy, heartbeat_s),
 };
 SCHEMA_DEFINE(vm_policy_schema, vm_policy, policy_fields);
 
@@ -113,5 +114,8 @@ int vm_policy_check(const struct vm_policy *policy, struct err *err)
 	if (policy->start_delay_s > START_DELAY_S_MAX)
 		return err_set(err, ERR_INVALID, "start_delay_s %u: at most %d s are allowed", policy->start_delay_s,
 			START_DELAY_S_MAX);
+	if (policy->heartbeat_s && (policy->heartbeat_s < HEARTBEAT_S_MIN || policy->heartbeat_s > HEARTBEAT_S_MAX))
+		return err_set(err, ERR_INVALID, "heartbeat_s %u: allowed are %d to %d s, or 0 for none", policy->heartbeat_s,
+			HEARTBEAT_S_MIN, HEARTBEAT_S_MAX);
 	return 0;
 }

@@ -37,6 +37,8 @@ enum {
 	POLICY_SECONDS_MAX = 7 * 24 * 3600,
 	START_DELAY_S_MAX = 3600,
 	START_ORDER_MAX = 9999,
+	HEARTBEAT_S_MIN = 10,
+	HEARTBEAT_S_MAX = 3600,
 };
 
 struct vm_owner {
@@ -61,6 +63,9 @@ struct vm_policy {
 			       */
 	uint32_t start_delay_s; /* after it runs: how much longer those with a higher order wait */
 	enum on_panic on_panic; /* needs the definition's panic device, without which nobody knows */
+	/* A guest whose agent has answered and then answers no more for this long is ended, a death; 0: not asked. Needs the
+	 * definition's guest_agent. */
+	uint32_t heartbeat_s;
 };
 
 extern const struct schema vm_policy_schema;

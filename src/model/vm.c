@@ -7,7 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
-enum { SLOT_FIRST = 3, SLOT_LAST = 30 }; /* 0 host bridge, 1 VGA, 31 ICH9 on q35; 2 is kept for later */
+enum { SLOT_FIRST = 3, SLOT_LAST = 30 }; /* 0 host bridge, 1 VGA, 31 ICH9 on q35; 2 the guest agent's channel */
 
 #define DISK_KIND_NAMES(X) X(DISK_SHARED, "shared") X(DISK_LUN, "lun") X(DISK_NET, "net")
 NAMES_FUNCTION(disk_kind_name, DISK_KIND_NAMES)
@@ -29,6 +29,9 @@ NAMES_FUNCTION(offline_action_name, OFFLINE_ACTION_NAMES)
 
 #define PANIC_DEVICE_NAMES(X) X(PANIC_DEVICE_NONE, "none") X(PANIC_DEVICE_ISA, "isa")
 NAMES_FUNCTION(panic_device_name, PANIC_DEVICE_NAMES)
+
+#define GUEST_AGENT_NAMES(X) X(GUEST_AGENT_NONE, "none") X(GUEST_AGENT_VIRTIO, "virtio")
+NAMES_FUNCTION(guest_agent_name, GUEST_AGENT_NAMES)
 
 static const struct field disk_fields[] = {
 	SCHEMA_TEXT(1, vm_disk, id),
@@ -66,6 +69,7 @@ static const struct field def_fields[] = {
 	SCHEMA_LIST(13, vm_def, nics, nic_count, &nic_schema),
 	SCHEMA_RECORD(14, vm_def, policy, &vm_policy_schema),
 	SCHEMA_ENUM(15, vm_def, panic_device, panic_device_name, PANIC_DEVICE_COUNT),
+	SCHEMA_ENUM(16, vm_def, guest_agent, guest_agent_name, GUEST_AGENT_COUNT),
 };
 SCHEMA_DEFINE(vm_def_schema, vm_def, def_fields);
 
@@ -267,7 +271,14 @@ int vm_def_check(const struct vm_def *def, struct err *err)
 		return err_set(err, ERR_INVALID, "cpu '%s': a CPU model such as qemu64", def->cpu);
 	if (boot_check(def, err) < 0 || disks_check(def, &slots, err) < 0 || nics_check(def, &slots, err) < 0)
 		return -1;
-	return vm_policy_check(&def->policy, err) < 0 ? err_prefix(err, "policy") : 0;
+	if (vm_policy_check(&def->policy, err) < 0)
+		return err_prefix(err, "policy");
+	if (def->policy.heartbeat_s && !def->guest_agent)
+		return err_set(err, ERR_INVALID,
+			"policy: heartbeat_s %u: this machine has no channel to a guest agent. Shut the VM down, then "
+			"'vm edit %.20s --guest-agent virtio' adds one",
+			def->policy.heartbeat_s, def->name);
+	return 0;
 }
 
 uint64_t vm_def_digest(const struct vm_def *def)

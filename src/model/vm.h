@@ -19,6 +19,7 @@ enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_BUS_COUNT };
 enum nic_model { NIC_VIRTIO, NIC_E1000, NIC_MODEL_COUNT };
 enum vm_priority { PRIORITY_MEDIUM, PRIORITY_HIGH, PRIORITY_LOW, PRIORITY_NONE, PRIORITY_COUNT };
 enum panic_device { PANIC_DEVICE_NONE, PANIC_DEVICE_ISA, PANIC_DEVICE_COUNT };
+enum guest_agent { GUEST_AGENT_NONE, GUEST_AGENT_VIRTIO, GUEST_AGENT_COUNT };
 enum offline_action { OFFLINE_SAVE, OFFLINE_SHUTDOWN, OFFLINE_SHUTDOWN_FORCED, OFFLINE_TURN_OFF, OFFLINE_COUNT };
 
 struct vm_disk {
@@ -59,6 +60,9 @@ struct vm_def {
 	/* By which the guest tells its panic. New definitions have it (api); one of before stays without, its saved states too.
 	 */
 	enum panic_device panic_device;
+	/* The channel of qemu-guest-agent: virtio-serial in PCI slot 2, kept free for it. A creation that asks for a heartbeat
+	 * has it. */
+	enum guest_agent guest_agent;
 };
 
 extern const struct schema vm_def_schema;
@@ -70,6 +74,7 @@ const char *nic_model_name(int model);
 const char *vm_priority_name(int priority);
 const char *offline_action_name(int action);
 const char *panic_device_name(int device);
+const char *guest_agent_name(int agent);
 
 /* A name of a VM or a node: 1–63 of a-z A-Z 0-9 . _ -, beginning with a letter or a digit. */
 bool name_ok(const char *name);

@@ -40,6 +40,7 @@ struct hv_info {
 	bool storage_lost;
 	char storage_text[REASON_BYTES];
 	bool panicked; /* its kernel said so; it is stopped, and no run lets it go on */
+	uint32_t heartbeat_s; /* as heartbeat() said last, to this daemon */
 	/* COPYING: the copy of `task` has failed, and the guest, which was stopped for it, waits for run or kill. The code is
 	 * not ERR_NONE then. Level-triggered, since FAILED may have been told to a daemon that was not synced yet. */
 	enum err_code failed_code;
@@ -115,6 +116,10 @@ struct hypervisor_ops {
 	/* Whether a VM that does not run here could have its disks here: opened as a start would, and read, within a time
 	 * limit. Answers with PROBED, always. */
 	void (*probe)(struct hypervisor *hv, const struct vm_def *def);
+	/* A running guest's agent is asked from now on, and a guest whose agent has answered and then does not for this many
+	 * seconds (by looks, not by the clock) is ended: GONE, as a death, with the reason in err. 0: not asked. Never while it
+	 * is stopped for any reason, saved, loaded or filled. May be NULL: then nobody asks. */
+	void (*heartbeat)(struct hypervisor *hv, const char *vm, uint32_t seconds);
 };
 
 struct hypervisor {

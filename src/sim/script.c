@@ -291,6 +291,16 @@ static bool qemu_goes_on(struct machine *machine, const char *vm)
 	return machine_qemu_silent(machine, vm, false);
 }
 
+static bool agent_stops(struct machine *machine, const char *vm)
+{
+	return machine_agent_silent(machine, vm, true);
+}
+
+static bool agent_goes_on(struct machine *machine, const char *vm)
+{
+	return machine_agent_silent(machine, vm, false);
+}
+
 static const struct {
 	const char *name;
 	bool (*run)(struct machine *machine, const char *vm);
@@ -300,6 +310,8 @@ static const struct {
 	{"qemu-go-on", qemu_goes_on},
 	{"guest-off", machine_guest_poweroff},
 	{"guest-panic", machine_guest_panic},
+	{"agent-stop", agent_stops},
+	{"agent-go-on", agent_goes_on},
 };
 
 /* One of guest_faults: NAME nX VM */
@@ -380,6 +392,8 @@ static const struct {
 	{"guest-panic", do_guest},
 	{"qemu-hang", do_guest},
 	{"qemu-go-on", do_guest},
+	{"agent-stop", do_guest},
+	{"agent-go-on", do_guest},
 	{"rot", do_state},
 	{"hostile", do_hostile},
 	{"fence", script_fence},

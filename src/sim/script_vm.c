@@ -51,6 +51,11 @@ static int vm_word(const struct words *words, const char *word, const char *valu
 	};
 	int is = -1;
 
+	if (!strcmp(word, "heartbeat")) {
+		policy->heartbeat_s = (uint32_t)strtoul(value, NULL, 10);
+		def->guest_agent = GUEST_AGENT_VIRTIO;
+		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
 		if (strcmp(word, numbers[i].name) != 0)
 			continue;

@@ -434,6 +434,10 @@ class Guest:
         """Its kernel's, after the answer."""
         self.lab.http("/panic", self.ip, timeout=10)
 
+    def stop_agent(self):
+        """It hangs; all else goes on."""
+        self.lab.http("/agent-stop", self.ip, timeout=10)
+
     def state_dir(self, task=""):
         """The VM's directory on the state storage, or the one of a state."""
         return self.lab.shared / "state" / self.uuid / str(task)

@@ -592,3 +592,28 @@ def test_a_panic_is_told_also_after_a_move(host, node):
     b.call("kill", vm=vm)
     assert b.expect("gone")["cause"] == "panicked"
     assert not left_over(b)
+
+
+def test_an_agent_is_heard_after_a_move_and_missed_when_it_stops(host, node):
+    """B17: its channel is part of the state; the target's driver hears the agent anew; one that stops while the daemon is
+    away is missed by the next."""
+    a, b = node(), node()
+    definition, vm = start(a, host, guest_agent="virtio")
+    before = host.wait_guest()
+    a.call("heartbeat", vm=vm, seconds=10)
+    heard = lambda shell: wait_until(lambda: shell.record(vm).get("agent_heard"), 10, "the agent to be heard")
+    heard(a)
+    move(host, a, b, definition, 7, 1)
+    assert not b.record(vm).get("agent_heard")
+    b.call("heartbeat", vm=vm, seconds=10)
+    heard(b)
+    assert host.wait_guest()["nonce"] == before["nonce"]
+    b.kill()
+    host.get("/agent-stop")
+    b.begin()
+    b.call("heartbeat", vm=vm, seconds=10)
+    began = time.monotonic()
+    gone = b.expect("gone", timeout=40)
+    assert gone["cause"] == "died" and gone["text"] == "its guest agent did not answer for 10 s", gone
+    assert time.monotonic() - began > 10
+    assert not left_over(b)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trouble inside one VM, on a real cluster: its kernel panics, its QEMU hangs. It reboots by itself: that is no trouble."""
+"""Trouble inside one VM, on a real cluster: its kernel panics, its QEMU hangs, its agent does. It reboots by itself: that is no trouble."""
+import json
+
 import pytest
 
 from cluster import Api, Guest, wait_synced
@@ -91,3 +93,27 @@ def test_a_qemu_that_hangs_is_killed(lab, web):
     new_boot(web, before)
     assert len(web.qemu("n1")) == 1 and web.qemu("n1") != process
     assert "not answered for 30 s" in lab.cli_raw("n2", "why", "vm/web").stdout
+
+
+def test_an_agent_that_stops_ends_its_guest(lab, the_guest):
+    """B17: a guest whose agent was heard and then hangs is booted again; before, the heartbeat goes on through a move and a
+    restart of the daemon. A machine without the channel is told how to get one."""
+    guest = Guest(lab, "beat", ip="10.77.0.51", append="watari.fill_mib=4", memory="192M").create("--heartbeat", "10s")
+    assert guest.show()["definition"]["guest_agent"] == "virtio"
+    refused = lab.cli_raw("n1", "vm", "edit", "web", "--heartbeat", "10s", check=False)
+    assert refused.returncode and "--guest-agent virtio" in refused.stderr, refused
+    guest.boot(on="n1")
+    before = guest.look()
+    record = lambda node: json.loads((lab.root(node) / f"run/watari/vm/{guest.uuid}/instance.json").read_text())
+    heard = lambda node: wait_until(lambda: record(node).get("agent_heard"), 20, f"the agent to be heard on {node}")
+    heard("n1")
+    guest.move("n2")
+    heard("n2")
+    lab.restart_daemon("n2")
+    wait_synced(lab)
+    vm = guest.show()
+    assert guest.look()["nonce"] == before["nonce"] and (vm["state"], vm["node"], vm["deaths"]) == ("online", "n2", 0)
+    guest.stop_agent()
+    wait_until(lambda: (at := guest.show())["state"] == "online" and at["epoch"] > vm["epoch"], 30, "beat to run again")
+    new_boot(guest, before)
+    assert "its guest agent did not answer for 10 s" in lab.cli_raw("n1", "why", "vm/beat").stdout

@@ -135,6 +135,8 @@ static void obey(struct shell *shell, const char *name, const json_t *call)
 		ops->shutdown(hv, vm);
 	else if (!strcmp(name, "kill"))
 		ops->kill(hv, vm);
+	else if (!strcmp(name, "heartbeat"))
+		ops->heartbeat(hv, vm, (uint32_t)number(call, "seconds"));
 	else if (!strcmp(name, "purge"))
 		ops->purge(hv, vm, number(call, "keep"), number(call, "below"));
 	else

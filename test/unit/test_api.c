@@ -342,6 +342,8 @@ static void bad_definitions_name_the_rule(void **state)
 			"invalid", "1 to 63 of a-z"},
 		{"{\"name\":\"web\",\"memory\":64}", "invalid", "unknown key 'memory'"},
 		{"{\"name\":\"web\",\"policy\":{\"preferred\":[\"n9\"]}}", "not-found", "preferred: no node 'n9'"},
+		{"{\"name\":\"web\",\"memory_mib\":64,\"kernel\":\"/bin/sh\",\"policy\":{\"heartbeat_s\":5}}", "invalid",
+			"heartbeat_s 5: allowed are 10 to 3600 s"},
 		{"{\"name\":\"web\",\"policy\":{\"possible\":[1]}}", "invalid", "possible: no node"},
 		{"{\"name\":\"web\",\"policy\":{\"possible\":7}}", "invalid", "a list of nodes' names"},
 		{"{\"name\":\"web\",\"policy\":{\"restarts\":7}}", "invalid", "unknown key 'restarts'"},
@@ -391,6 +393,7 @@ static void a_vm_is_created_pinned_and_moved(void **state)
 	assert_int_equal(strlen(json_string_value(json_object_get(definition, "uuid"))), 36);
 	assert_string_equal(json_string_value(json_object_get(definition, "machine")), "pc-q35-7.2");
 	assert_string_equal(json_string_value(json_object_get(definition, "panic_device")), "isa");
+	assert_string_equal(json_string_value(json_object_get(definition, "guest_agent")), "none");
 	const json_t *nic = json_array_get(json_object_get(definition, "nics"), 0);
 	assert_int_equal(strncmp(json_string_value(json_object_get(nic, "mac")), "52:54:00:", 9), 0);
 
@@ -448,6 +451,31 @@ static void a_dry_run_changes_nothing(void **state)
 	assert_true(json_is_true(json_object_get(json_object_get(start, "result"), "dry_run")));
 	refused(peer, "{\"id\":3,\"call\":\"vm.stop\",\"args\":{\"vm\":\"web\",\"dry_run\":true}}", "unfit", "web");
 	assert_int_equal(engine_cluster(world_engine(f->world, 1))->index, index);
+	peer_free(peer);
+}
+
+/* A creation that asks for a heartbeat has the channel; an edit would change the machine, and says so. */
+static void a_heartbeat_needs_the_agents_channel(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *peer = peer_new(f);
+	char line[512];
+
+	create_web(peer);
+	snprintf(line, sizeof(line),
+		"{\"id\":2,\"call\":\"vm.edit\",\"args\":{\"vm\":\"web\",\"definition\":{\"name\":\"web\",\"memory_mib\":512,"
+		"\"disks\":[{\"path\":\"%s\"}],\"policy\":{\"heartbeat_s\":30}}}}",
+		f->disk);
+	refused(peer, line, "invalid", "'vm edit web --guest-agent virtio' adds one");
+	snprintf(line, sizeof(line),
+		"{\"id\":3,\"call\":\"vm.create\",\"args\":{\"definition\":{\"name\":\"beat\",\"memory_mib\":64,"
+		"\"kernel\":\"%s\",\"policy\":{\"heartbeat_s\":30}}}}",
+		f->disk);
+	CLEANUP_JSON json_t *created = answer_to(peer, line, 3);
+	assert_non_null(json_object_get(created, "result"));
+	CLEANUP_JSON json_t *vm = answer_to(peer, "{\"id\":4,\"call\":\"vm.show\",\"args\":{\"vm\":\"beat\"}}", 4);
+	const json_t *definition = json_object_get(json_object_get(vm, "result"), "definition");
+	assert_string_equal(json_string_value(json_object_get(definition, "guest_agent")), "virtio");
 	peer_free(peer);
 }
 
@@ -853,6 +881,7 @@ int main(void)
 		T(a_disk_of_another_format_is_refused),
 		T(a_vm_is_created_pinned_and_moved),
 		T(a_dry_run_changes_nothing),
+		T(a_heartbeat_needs_the_agents_channel),
 		T(an_edit_does_not_overwrite_anothers),
 		T(owners_are_told_by_name),
 		T(without_quorum_it_says_so),

@@ -256,6 +256,8 @@ static void policy_options_become_json(void **state)
 		{{"--failback", "22-4x"}, "{}", "--failback '22-4x'"},
 		{{"--failback", "1--4"}, "{}", "--failback '1--4'"},
 		{{"--start-order", "2", "--start-delay", "1m"}, "{}", "{\"start_delay_s\":60,\"start_order\":2}"},
+		{{"--heartbeat", "30s"}, "{}", "{\"heartbeat_s\":30}"},
+		{{"--heartbeat", "0"}, "{\"policy\":{\"heartbeat_s\":30}}", "{\"heartbeat_s\":0}"},
 		{{"--on-panic", "pause"}, "{\"policy\":{\"start_order\":2}}", "{\"on_panic\":\"pause\",\"start_order\":2}"},
 	};
 

@@ -1000,6 +1000,48 @@ static void a_panicked_guest_is_kept_as_long_as_its_policy_says_so(void **state)
 	assert_true(core_duty(w->cluster, (uint32_t)(vm(w, 1) - w->cluster->vms), 1).end_panicked);
 }
 
+/* B17: what the policy says now, and only while the guest is to run. */
+static void a_heartbeat_is_asked_for_while_the_guest_is_to_run(void **state)
+{
+	struct world *w = world(state, 2);
+	struct vm_def def = definition(1, 64);
+	struct err err;
+
+	vm_def_pin(&def);
+	def.policy.heartbeat_s = 30;
+	assert_int_equal(vm_def_check(&def, &err), -1);
+	assert_non_null(strstr(err.text, "--guest-agent virtio"));
+	def.guest_agent = GUEST_AGENT_VIRTIO;
+	assert_int_equal(vm_def_check(&def, &err), 0);
+	create(w, def);
+	run_on(w, 1, 1);
+	uint32_t slot = (uint32_t)(vm(w, 1) - w->cluster->vms);
+	assert_int_equal(core_duty(w->cluster, slot, 1).heartbeat_s, 30);
+	def = vm(w, 1)->def;
+	struct event edit = {.kind = EVENT_VM_EDIT, .def = def};
+	edit.def.policy.heartbeat_s = 60;
+	strcpy(edit.vm, def.uuid);
+	assert_int_equal(feed(w, &edit), ERR_NONE);
+	assert_int_equal(core_duty(w->cluster, slot, 1).heartbeat_s, 60);
+	struct event off = {.kind = EVENT_VM_SHUTDOWN};
+	strcpy(off.vm, def.uuid);
+	assert_int_equal(feed(w, &off), ERR_NONE);
+	assert_int_equal(core_duty(w->cluster, slot, 1).kind, DUTY_SHUTDOWN);
+	assert_int_equal(core_duty(w->cluster, slot, 1).heartbeat_s, 0);
+}
+
+static void a_heartbeat_has_bounds(void **state)
+{
+	struct vm_policy policy = {0};
+	struct err err;
+
+	(void)state;
+	for (uint32_t s = 0; s <= 4000; s++) {
+		policy.heartbeat_s = s;
+		assert_int_equal(vm_policy_check(&policy, &err) == 0, !s || (s >= 10 && s <= 3600));
+	}
+}
+
 int main(void)
 {
 #define T(test) cmocka_unit_test_teardown(test, teardown)
@@ -1036,6 +1078,8 @@ int main(void)
 		T(a_copy_decides_the_same),
 		T(a_panic_is_a_death_unless_its_policy_says_otherwise),
 		T(a_panicked_guest_is_kept_as_long_as_its_policy_says_so),
+		T(a_heartbeat_is_asked_for_while_the_guest_is_to_run),
+		cmocka_unit_test(a_heartbeat_has_bounds),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -171,6 +171,31 @@ static void a_panic_device_is_where_the_definition_says(void **state)
 	argv_fini(&argv);
 }
 
+/* Its slot is kept free for it: no other device of the machine moves. */
+static void an_agents_channel_is_where_the_definition_says(void **state)
+{
+	struct vm_def def = example();
+	struct argv_facts facts = {.binary = "/q", .vnc_path = "/v"};
+	struct argv without, with;
+
+	(void)state;
+	argv_build(&def, &facts, &without);
+	def.guest_agent = GUEST_AGENT_VIRTIO;
+	argv_build(&def, &facts, &with);
+	assert_null(strstr(joined(&without), "serialport"));
+	const char *words = joined(&with);
+	assert_non_null(strstr(words, "-device\nvirtio-serial-pci,id=vserial,bus=pcie.0,addr=0x2,max_ports=2\n"));
+	assert_non_null(strstr(words, ",chardev=agent,name=org.qemu.guest_agent.0\n"));
+	uint32_t added = with.count - without.count;
+	for (uint32_t i = 0, j = 0; i < without.count; i++, j++) {
+		if (strcmp(without.words[i], with.words[j]) != 0)
+			j += added;
+		assert_string_equal(without.words[i], with.words[j]);
+	}
+	argv_fini(&without);
+	argv_fini(&with);
+}
+
 static void kvm_keeps_huge_pages_and_demands_its_cpu(void **state)
 {
 	struct vm_def def = example();
@@ -773,6 +798,7 @@ int main(void)
 		cmocka_unit_test(a_standby_is_the_same_machine),
 		cmocka_unit_test(texts_stay_texts),
 		cmocka_unit_test(a_panic_device_is_where_the_definition_says),
+		cmocka_unit_test(an_agents_channel_is_where_the_definition_says),
 		cmocka_unit_test(kvm_keeps_huge_pages_and_demands_its_cpu),
 		cmocka_unit_test(the_largest_definition_fits),
 		cmocka_unit_test(integers_beyond_int64_are_clamped),

@@ -27,6 +27,9 @@ struct instance {
 	struct timeline_item *fill;
 	struct timeline_item *look; /* at its disks */
 	struct timeline_item *silence; /* QEMU hangs; when that is noticed */
+	bool agent_silent;
+	uint32_t heartbeat_s, heartbeat_looks; /* in a row at an undisturbed guest whose agent is silent */
+	struct timeline_item *heartbeat; /* the next look, while the agent is silent */
 };
 
 struct purge {
@@ -162,6 +165,7 @@ static void instance_free(struct instance *instance)
 	timeline_cancel(machine->timeline, instance->fill);
 	timeline_cancel(machine->timeline, instance->look);
 	timeline_cancel(machine->timeline, instance->silence);
+	timeline_cancel(machine->timeline, instance->heartbeat);
 	while (*at != instance)
 		at = &(*at)->next;
 	*at = instance->next;
@@ -500,7 +504,8 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.filling = is_filling(instance),
 		.shutdown_asked = instance->shutdown_asked,
 		.storage_lost = instance->state == HV_RUNNING && instance->starved,
-		.panicked = instance->panicked};
+		.panicked = instance->panicked,
+		.heartbeat_s = instance->heartbeat_s};
 	if (info->storage_lost)
 		snprintf(info->storage_text, sizeof(info->storage_text), "its disks are not reached");
 	if (instance->state != HV_COPYING || !instance->broken)
@@ -751,6 +756,60 @@ static void fake_probe(struct hypervisor *hv, const struct vm_def *def)
 	tell_after(machine, def->uuid, event, machine->config.exact ? 10000 : prng_between(machine->prng, 100, 5000000));
 }
 
+static void heartbeat_watch(struct instance *instance);
+
+enum { HEARTBEAT_LOOKS = 3 };
+
+/* The first look at a guest that runs undisturbed asks, three more find no answer; anything else begins it anew. */
+static void heartbeat_look(void *ctx)
+{
+	struct instance *instance = ctx;
+	char why[80];
+
+	instance->heartbeat = NULL;
+	if (instance->state != HV_RUNNING || !instance->copy->executes || instance->copy->filling) {
+		instance->heartbeat_looks = 0;
+	} else if (instance->heartbeat_looks++ == HEARTBEAT_LOOKS) {
+		snprintf(why, sizeof(why), "its guest agent did not answer for %u s", instance->heartbeat_s);
+		instance_die(instance, GONE_DIED, why);
+		return;
+	}
+	heartbeat_watch(instance);
+}
+
+static void heartbeat_watch(struct instance *instance)
+{
+	struct timeline *timeline = instance->machine->timeline;
+
+	timeline_cancel(timeline, STEAL(instance->heartbeat));
+	if (instance->agent_silent && instance->heartbeat_s)
+		instance->heartbeat = timeline_after(
+			timeline, instance->heartbeat_s * UINT64_C(1000000) / HEARTBEAT_LOOKS, heartbeat_look, instance);
+}
+
+static void fake_heartbeat(struct hypervisor *hv, const char *vm, uint32_t seconds)
+{
+	struct instance *instance = find(machine_of(hv), vm);
+
+	if (!instance || instance->state != HV_RUNNING)
+		return;
+	instance->heartbeat_s = seconds;
+	instance->heartbeat_looks = 0;
+	heartbeat_watch(instance);
+}
+
+bool machine_agent_silent(struct machine *machine, const char *vm, bool silent)
+{
+	struct instance *instance = find(machine, vm);
+
+	if (!instance || !instance->copy || !instance->def.guest_agent || silent == instance->agent_silent)
+		return false;
+	instance->agent_silent = silent;
+	instance->heartbeat_looks = 0;
+	heartbeat_watch(instance);
+	return true;
+}
+
 static void purge_run(void *ctx)
 {
 	struct purge *purge = ctx;
@@ -796,6 +855,7 @@ static const struct hypervisor_ops hv_ops = {
 	.destroy = fake_destroy,
 	.purge = fake_purge,
 	.probe = fake_probe,
+	.heartbeat = fake_heartbeat,
 };
 
 /* The machine. */
@@ -1006,6 +1066,9 @@ void hypervisor_fake_free(struct hypervisor_fake *fake)
 	}
 	for (struct instance *at = machine->instances, *next; at; at = next) {
 		next = at->next;
+		/* The next daemon has to be told. */
+		at->heartbeat_s = 0;
+		timeline_cancel(machine->timeline, STEAL(at->heartbeat));
 		if ((at->state != HV_COPYING && at->state != HV_LOADING) ||
 			!prng_chance(machine->prng, machine->config.broken_permille))
 			continue;

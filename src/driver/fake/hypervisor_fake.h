@@ -55,6 +55,8 @@ bool machine_guest_panic(struct machine *machine, const char *vm);
 /* QEMU hangs, or goes on: its guest does not run meanwhile. After SILENCE_MS the driver kills it, where there is one. */
 enum { MACHINE_SILENCE_MS = 30 * 1000 };
 bool machine_qemu_silent(struct machine *machine, const char *vm, bool silent);
+/* The guest's agent answers no more, or again; the guest itself runs. Only where its machine has a channel to one. */
+bool machine_agent_silent(struct machine *machine, const char *vm, bool silent);
 
 bool machine_executes(const struct machine *machine, const char *vm);
 enum hv_state machine_state(const struct machine *machine, const char *vm);

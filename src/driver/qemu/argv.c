@@ -113,6 +113,19 @@ static void add_consoles(struct argv *argv, const struct vm_def *def, const stru
 	add(argv, "unix:%s", vnc);
 }
 
+/* The channel's name is what qemu-guest-agent looks for. */
+static void add_agent(struct argv *argv, const struct vm_def *def)
+{
+	if (def->guest_agent != GUEST_AGENT_VIRTIO)
+		return;
+	add(argv, "-chardev");
+	add(argv, "socket,id=" ARGV_AGENT ",fd=%d,server=on,wait=off", ARGV_FD_AGENT);
+	add(argv, "-device");
+	add(argv, "virtio-serial-pci,id=vserial,bus=pcie.0,addr=0x2,max_ports=2");
+	add(argv, "-device");
+	add(argv, "virtserialport,id=" ARGV_AGENT ".dev,bus=vserial.0,nr=1,chardev=" ARGV_AGENT ",name=org.qemu.guest_agent.0");
+}
+
 static void add_boot(struct argv *argv, const struct vm_def *def)
 {
 	add(argv, "-boot");
@@ -197,6 +210,7 @@ void argv_build(const struct vm_def *def, const struct argv_facts *facts, struct
 	add_machine(argv, def, facts);
 	add_confinement(argv);
 	add_consoles(argv, def, facts);
+	add_agent(argv, def);
 	add_boot(argv, def);
 	add_disks(argv, def, facts);
 	add_nics(argv, def);

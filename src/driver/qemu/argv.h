@@ -20,8 +20,11 @@ enum argv_fd {
 	ARGV_FD_INITRD = 7,
 	ARGV_FD_DISKS = 8,				     /* … + VM_DISKS_MAX - 1 */
 	ARGV_FD_NICS = ARGV_FD_DISKS + VM_DISKS_MAX,	     /* … + VM_NICS_MAX - 1 */
-	ARGV_FD_END = ARGV_FD_NICS + VM_NICS_MAX,
+	ARGV_FD_AGENT = ARGV_FD_NICS + VM_NICS_MAX,
+	ARGV_FD_END,
 };
+
+#define ARGV_AGENT "agent" /* the guest agent's channel, as the monitor knows it */
 
 enum argv_accel { ARGV_TCG, ARGV_KVM };
 

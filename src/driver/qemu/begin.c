@@ -71,7 +71,7 @@ static int choose_uid(struct qemu *qemu, uint32_t *uid, struct err *err)
 }
 
 struct fds {
-	int null, log, qmp, serial, serial_log, lock;
+	int null, log, qmp, serial, serial_log, lock, agent;
 	int nics[VM_NICS_MAX];
 };
 
@@ -96,7 +96,8 @@ static int fds_open(struct instance *instance, struct fds *fds, struct err *err)
 		(fds->serial_log = instance_open_log(instance, ".serial.log", err)) < 0 ||
 		(fds->lock = process_lock(instance->dir_fd, "qemu.lock", err)) < 0 ||
 		(fds->qmp = sock_listen(instance->dir_fd, "qmp.sock", err)) < 0 ||
-		(fds->serial = sock_listen(instance->dir_fd, "serial.sock", err)) < 0)
+		(fds->serial = sock_listen(instance->dir_fd, "serial.sock", err)) < 0 ||
+		(def->guest_agent && (fds->agent = sock_listen(instance->dir_fd, HEARTBEAT_SOCKET, err)) < 0))
 		return -1;
 	instance->log_from = lseek(fds->log, 0, SEEK_END);
 	return 0;
@@ -116,6 +117,7 @@ static void give_all(struct spawn *spawn, const struct fds *fds, const struct me
 	give(spawn, fds->qmp, ARGV_FD_QMP);
 	give(spawn, fds->serial, ARGV_FD_SERIAL);
 	give(spawn, fds->serial_log, ARGV_FD_SERIAL_LOG);
+	give(spawn, fds->agent, ARGV_FD_AGENT);
 	give(spawn, media->kernel_fd, ARGV_FD_KERNEL);
 	give(spawn, media->initrd_fd, ARGV_FD_INITRD);
 	for (int i = 0; i < VM_DISKS_MAX; i++)

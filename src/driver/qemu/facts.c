@@ -25,6 +25,8 @@ static json_t *hardware(const struct vm_def *def)
 	/* Left out where there is none, as states of before know of none. */
 	if (def->panic_device)
 		json_object_set_new(machine, "panic", json_string(panic_device_name((int)def->panic_device)));
+	if (def->guest_agent)
+		json_object_set_new(machine, "guest_agent", json_string(guest_agent_name((int)def->guest_agent)));
 	return machine;
 }
 

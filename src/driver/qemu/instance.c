@@ -15,7 +15,7 @@
 /* What may be in an instance's directory; guest/ and what QEMU makes in it come extra. */
 static const char *const instance_files[] = {
 	"instance.json", "instance.json.new", "qemu.lock", "qmp.sock", "serial.sock", "stream.sock",
-	HOT_LIST_FILE,
+	HOT_LIST_FILE, HEARTBEAT_SOCKET,
 };
 static const char *const guest_files[] = {"vnc.sock", "incoming.sock"};
 
@@ -51,6 +51,7 @@ void instance_free(struct instance *instance)
 	loop_timer_cancel(qemu->loop, instance->pause_timer);
 	loop_timer_cancel(qemu->loop, instance->silence_timer);
 	loop_io_cancel(qemu->loop, instance->death);
+	heartbeat_fini(instance);
 	qmp_free(instance->qmp);
 	stream_free(instance->stream);
 	cleanup_fd_(&instance->process.pidfd);

@@ -10,6 +10,7 @@
  *	storage.c  whether their disks are reached
  *	pause.c	   a guest that stopped by itself
  *	silence.c  a QEMU that does not answer
+ *	heartbeat.c a guest's agent that does not
  *	adopt.c	   finding what an earlier daemon has left running
  *
  *	facts.c	   what a saved state says of its machine
@@ -54,6 +55,8 @@ enum {
 	CONT_TRIES = 50,
 };
 
+#define HEARTBEAT_SOCKET "agent.sock"
+
 enum ending {
 	ENDING_NONE,
 	ENDING_STOPPED,	 /* kill() */
@@ -95,6 +98,18 @@ struct copy {
 	bool complained; /* a refused cont is logged once */
 };
 
+/* heartbeat.c */
+struct heartbeat {
+	uint32_t seconds;    /* 0: not asked */
+	struct lines *lines; /* NULL while there is no connection */
+	struct loop_timer *timer;
+	uint64_t first_sync, last_sync; /* their numbers on this connection: above the first, up to the last */
+	bool synced;	 /* one of them was answered: what comes now belongs to this connection */
+	bool asked;	 /* and not answered yet */
+	uint32_t missed; /* looks in a row that found it unanswered */
+	uint32_t heard;	 /* lines since the last look */
+};
+
 struct instance {
 	struct qemu *qemu;
 	struct instance *next;
@@ -115,6 +130,7 @@ struct instance {
 	bool silence_asked;    /* the look's question is not answered yet */
 	uint32_t silent_looks; /* in a row, without an answer */
 	bool silent;	       /* given up for it: no polite end */
+	struct heartbeat heartbeat;
 	const char *paused; /* a constant: why the guest stopped by itself; NULL: it did not */
 	bool storage_lost; /* storage.c */
 	char storage_text[REASON_BYTES];
@@ -230,6 +246,12 @@ void storage_probe(struct qemu *qemu, const struct vm_def *def);
 void storage_set(struct instance *instance, bool lost, const char *text);
 /* silence.c */
 void silence_watch(struct instance *instance);
+/* Waits in the kernel, or is being debugged: then it is none of its faults that nothing comes. */
+bool silence_is_excused(const struct instance *instance);
+
+/* heartbeat.c */
+void heartbeat_set(struct instance *instance, uint32_t seconds);
+void heartbeat_fini(struct instance *instance);
 
 /* adopt.c */
 int adopt_all(struct qemu *qemu, struct err *err);

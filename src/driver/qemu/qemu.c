@@ -118,6 +118,7 @@ static void info_of(const struct instance *instance, struct hv_info *info)
 		.filling = instance->record.filling,
 		.shutdown_asked = instance->record.shutdown_asked,
 		.panicked = instance->panicked,
+		.heartbeat_s = instance->heartbeat.seconds,
 	};
 	info->storage_lost = instance->state == HV_RUNNING && instance->storage_lost;
 	if (info->storage_lost)
@@ -226,6 +227,14 @@ static void op_shutdown(struct hypervisor *hypervisor, const char *vm)
 	instance->record.shutdown_asked = true;
 	instance_save(instance, NULL);
 	instance_qmp(instance, "system_powerdown", NULL, NULL);
+}
+
+static void op_heartbeat(struct hypervisor *hypervisor, const char *vm, uint32_t seconds)
+{
+	struct instance *instance = qemu_instance(of(hypervisor), vm);
+
+	if (instance && instance->state == HV_RUNNING)
+		heartbeat_set(instance, seconds);
 }
 
 static void op_kill(struct hypervisor *hypervisor, const char *vm)
@@ -530,6 +539,7 @@ static const struct hypervisor_ops ops = {
 	.destroy = op_destroy,
 	.purge = op_purge,
 	.probe = op_probe,
+	.heartbeat = op_heartbeat,
 };
 
 struct hypervisor *qemu_new(const struct qemu_config *config, struct loop *loop, const struct hv_callbacks *callbacks,

@@ -32,6 +32,7 @@ static const struct field record_fields[] = {
 	SCHEMA_U64(16, record, pipe_inode),
 	SCHEMA_RECORD(17, record, figures, &move_figures_schema),
 	SCHEMA_RECORD(18, record, def, &vm_def_schema),
+	SCHEMA_BOOL(19, record, agent_heard),
 };
 SCHEMA_DEFINE(record_schema, record, record_fields);
 

@@ -42,6 +42,7 @@ struct record {
 	uint64_t pipe_inode; /* of the copy, to find its end in QEMU again */
 	struct move_figures figures;
 	struct vm_def def;
+	bool agent_heard; /* its guest's agent has answered: from then on its silence counts, for a later daemon too */
 };
 extern const struct schema record_schema;
 

@@ -35,7 +35,7 @@ static char thread_state(int tasks_fd, const char *thread)
 	return end && end[1] == ' ' ? end[2] : 0;
 }
 
-static bool is_excused(const struct instance *instance)
+bool silence_is_excused(const struct instance *instance)
 {
 	char path[40];
 	const struct dirent *entry;
@@ -93,7 +93,7 @@ static void on_look(void *ctx)
 			instance);
 		return;
 	}
-	if (is_excused(instance))
+	if (silence_is_excused(instance))
 		return;
 	if (++instance->silent_looks < SILENCE_LOOKS) {
 		qemu_note(instance, "QEMU does not answer");
