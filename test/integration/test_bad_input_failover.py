@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What failover is given that is wrong: fence agents, devices, configurations, node ids. Each is
-refused with the reason, and the others go on. (Through the command line, as an administrator meets it; the controllers'
+"""What failover is given that is wrong: fence agents, devices, configurations, node ids, stores, nodes of other clusters.
+Each is refused with the reason, and the others go on. (Through the command line, as an administrator meets it; the controllers'
 faults themselves are proven in test_lab.py, a reload in test_selffence.py, messages of another cluster in test_group.py.)"""
 import contextlib
+import os
+import shutil
 
 import pytest
 
-from cluster import wait_synced
+from cluster import Guest, wait_agreed, wait_synced
 from lab import Lab, LabError, wait_until
 
+STORE = "/var/lib/watari"
 DAEMON = "/run/lab/build/src/cmd/watarid"
 
 
@@ -135,3 +138,128 @@ def test_a_node_id_is_given_once(lab):
         conf.write_text(good)
         lab.sh("n3", "pkill -KILL -x corosync; true")
         lab.up()
+
+
+class Store:
+    """The store of a node whose daemon is down; at the end the daemon runs again, and has what the others have."""
+
+    def __init__(self, lab, name):
+        self.lab, self.name = lab, name
+        # What its /var/lib/watari is a mount of, so that this outlives its power.
+        self.dir, self.aside = lab.store / name / "watari", lab.store / name / "aside"
+
+    def __enter__(self):
+        daemon_stop(self.lab, self.name)
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.aside, ignore_errors=True)
+        if self.lab.status()[self.name]["power"] != "on":
+            self.lab.power_on(self.name)
+        self.lab.restart_daemon(self.name)
+        wait_synced(self.lab)
+        wait_agreed(self.lab)
+
+    def copy_aside(self):
+        shutil.copytree(self.dir, self.aside)
+
+    def empty(self):
+        for path in self.dir.iterdir():
+            path.unlink()
+
+    def copy_back(self):
+        self.empty()
+        shutil.copytree(self.aside, self.dir, dirs_exist_ok=True)
+
+
+def known_by(lab, name):
+    return {vm["name"] for vm in lab.cli(name, "vm", "list")["vms"]}
+
+
+def test_a_node_of_another_cluster_is_not_let_in(lab):
+    """On our network, with our key, on our storage; first with our store too, then with one of its own."""
+    web = Guest(lab, "web", append="watari.fill_mib=16").create()
+    nonce = web.boot("n3")["nonce"]
+    lab.cli("n1", "vm", "save", "web")
+    conf = lab.root("n3") / "etc/watari/watarid.conf"
+    ours, theirs = conf.read_text().split("uuid=")[1].splitlines()[0], "99999999-9999-4999-8999-999999999999"
+    with configured(lab, "n3", lambda good: good.replace(ours, theirs)), Store(lab, "n3") as store:
+        said = refused_start(lab, "n3")
+        assert f"the store belongs to cluster {ours}, this node is configured for {theirs}" in said, said
+        store.copy_aside()
+        store.empty()
+        lab.restart_daemon("n3")
+        try:
+            why = f"no quorum: the others here run cluster {ours}, this node is configured for cluster {theirs}"
+            wait_until(lambda: lab.cli("n3", "status")["reason"] == why and why in lab.logs("n3"), 20,
+                       "n3 to say whose network it is on")
+            others_go_on(lab, "foreign")
+            assert node(lab, "n3")["state"] != "online"
+            with pytest.raises(LabError) as refused:
+                lab.cli("n3", "vm", "create", "intruder", "--memory", "64M", "--kernel", "/srv/watari/guest/vmlinuz")
+            assert refused.value.status == 106, refused.value.stderr
+        finally:
+            daemon_stop(lab, "n3")
+            store.copy_back()
+            conf.write_text(conf.read_text().replace(theirs, ours))
+    assert known_by(lab, "n3") == known_by(lab, "n1") and "intruder" not in known_by(lab, "n1")
+    # And what it found on the storage is as it was.
+    lab.cli("n1", "vm", "start", "web", "--on", "n3")
+    assert lab.wait_guest()["nonce"] == nonce
+    lab.cli("n1", "vm", "stop", "web")
+    web.delete()
+
+
+def test_an_older_backup_of_the_store_learns_what_it_missed(lab):
+    with Store(lab, "n3") as store:
+        store.copy_aside()
+        others_go_on(lab, "newer1")
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        others_go_on(lab, "newer2")  # n3 has acknowledged it
+        assert {"newer1", "newer2"} <= known_by(lab, "n3")
+        daemon_stop(lab, "n3")
+        store.copy_back()
+        index = lab.cli("n1", "status")["index"]
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        for each in lab.nodes:
+            assert lab.cli(each, "status")["index"] >= index
+            assert {"newer1", "newer2"} <= known_by(lab, each)
+
+
+def rot(store):
+    """One letter of a name: SQLite's own structure does not show it."""
+    data = (store.dir / "store.db").read_bytes()
+    assert b"rotten" in data
+    (store.dir / "store.db").write_bytes(data.replace(b"rotten", b"rottem"))
+
+
+def cut_short(store):
+    os.truncate(store.dir / "store.db", os.path.getsize(store.dir / "store.db") // 2)
+
+
+def noise(store):
+    (store.dir / "store.db").write_bytes(os.urandom(65536))
+
+
+def no_log(store):
+    """The database of long ago beside the mark of today."""
+    for name in ("store.db", "store.db-wal", "store.db-shm"):
+        (store.dir / name).unlink(missing_ok=True)
+
+
+def test_a_corrupt_store_is_refused_and_the_others_have_a_copy(lab):
+    others_go_on(lab, "rotten")
+    with Store(lab, "n3") as store:
+        store.copy_aside()
+        for number, damage in enumerate((rot, cut_short, noise, no_log)):
+            store.copy_back()
+            damage(store)
+            said = refused_start(lab, "n3")
+            assert f"{STORE}/store" in said and "move this store's files away and start again" in said, said
+            others_go_on(lab, f"rotten{number}")
+        store.empty()  # as it says
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        assert known_by(lab, "n3") == known_by(lab, "n1")
