@@ -122,7 +122,9 @@ static uint64_t bound_ms(const struct sim *sim, const struct cluster *cluster, c
 		proof = proof_ms(sim, cluster, vm->owner);
 	if (proof == UINT64_MAX || !has_place(sim, cluster, vm, members))
 		return UINT64_MAX;
-	return LOOK_AGAIN_MS + proof + BEGIN_MS + UINT64_C(4) * sim->config.step_ms;
+	/* Of a QEMU that hangs nobody knows before it has been silent for so long (B17). */
+	uint64_t silence = vm->state == VM_ONLINE ? MACHINE_SILENCE_MS : 0;
+	return LOOK_AGAIN_MS + silence + proof + BEGIN_MS + UINT64_C(4) * sim->config.step_ms;
 }
 
 void checks_calm(struct sim *sim, bool disturbed)
