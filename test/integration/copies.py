@@ -5,6 +5,20 @@ import pathlib
 import threading
 
 
+def lab_of(pid):
+    """The directory of the lab that a process runs in: what its node's first process, an ancestor, has as its argument.
+    "" outside of any, None while that cannot be read."""
+    while pid > 1:
+        try:
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if words[0] == "watari-keeper":
+                return words[1]
+            pid = int(pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError, ValueError):
+            return None
+    return ""
+
+
 class Copies(threading.Thread):
     """`with Copies() as copies: ...; assert not copies.doubles`. A QEMU that waits with -incoming is none yet: the log
     of a move, not this watch, says when it may run."""
@@ -42,14 +56,18 @@ class Copies(threading.Thread):
 
     @staticmethod
     def vm_of(pid):
-        """The VM whose cold-started QEMU this process is; "" for any other process, None while it cannot be read."""
+        """The VM whose cold-started QEMU this process is, with its lab: beside it other labs and the tests of the driver
+        run, which give all their VMs the same uuids. "" for any other process, None while it cannot be read."""
         try:
             words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             return None
         if "qemu-system" not in words[0]:
             return None
-        return "" if "-incoming" in words or "-uuid" not in words else words[words.index("-uuid") + 1]
+        if "-incoming" in words or "-uuid" not in words:
+            return ""
+        lab = lab_of(pid)
+        return f"{lab} {words[words.index('-uuid') + 1]}" if lab else lab
 
     @staticmethod
     def is_alive(pid):
