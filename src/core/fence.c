@@ -57,8 +57,7 @@ static bool is_doubt(const struct cluster *cluster, uint32_t node)
 	return false;
 }
 
-/* The lowest level above `above` for which the node has a device that is trusted; 0: none. */
-static uint32_t next_level(const struct cluster *cluster, uint32_t node, uint32_t above)
+uint32_t fence_next_level(const struct cluster *cluster, uint32_t node, uint32_t above)
 {
 	uint32_t best = 0;
 
@@ -71,7 +70,7 @@ static uint32_t next_level(const struct cluster *cluster, uint32_t node, uint32_
 	return best;
 }
 
-static uint32_t nodes_known(const struct cluster *cluster)
+uint32_t fence_nodes_known(const struct cluster *cluster)
 {
 	uint32_t count = 0;
 
@@ -81,7 +80,7 @@ static uint32_t nodes_known(const struct cluster *cluster)
 }
 
 /* How many nodes are off, or about to be, by our hand. */
-static uint32_t nodes_taken(const struct cluster *cluster, const struct node *but)
+uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but)
 {
 	uint32_t count = 0;
 
@@ -98,7 +97,7 @@ static uint32_t nodes_taken(const struct cluster *cluster, const struct node *bu
 /* The other half, where it is alive, may take itself for the cluster just as well. */
 static bool is_half(const struct cluster *cluster)
 {
-	return 2 * (uint32_t)__builtin_popcountll(cluster->members) <= nodes_known(cluster);
+	return 2 * (uint32_t)__builtin_popcountll(cluster->members) <= fence_nodes_known(cluster);
 }
 
 /* Not in our ring, and enough for a quorum of its own. */
@@ -136,7 +135,7 @@ bool fence_waits_for_other_half(struct step *step)
 
 uint32_t fence_limit(const struct cluster *cluster)
 {
-	uint32_t known = nodes_known(cluster);
+	uint32_t known = fence_nodes_known(cluster);
 
 	/* Of two nodes the one that quorum lets go on may fence the other; else only a minority. */
 	return known == 2 ? 1 : (known - 1) / 2;
@@ -210,12 +209,12 @@ static void look_begin(struct step *step, struct node *node)
 	node_say(step, node, "%.120s; %s is back, and asks whether they are off still", node->fence.text, doubted);
 }
 
-static void decide(struct step *step, struct node *node, bool force)
+void fence_decide(struct step *step, struct node *node, bool force)
 {
 	struct cluster *cluster = step->cluster;
 	const char *name = cluster_node_name(cluster, node->id);
 	bool again = node->fences && cluster->now_ms < node->fences_ms + FENCES_PERIOD_MS;
-	uint32_t level = next_level(cluster, node->id, 0);
+	uint32_t level = fence_next_level(cluster, node->id, 0);
 
 	bool needed = owns_any(cluster, node->id) || is_doubt(cluster, node->id) || force || may_go_on(cluster, node);
 
@@ -237,10 +236,10 @@ static void decide(struct step *step, struct node *node, bool force)
 	} else if (again && node->fences >= FENCES_MAX && !force) {
 		hold(step, node, "fenced %u times within the hour; 'node fence %s --force' does it once more",
 			node->fences, name);
-	} else if (nodes_taken(cluster, node) + 1 > fence_limit(cluster) && !force) {
+	} else if (fence_nodes_taken(cluster, node) + 1 > fence_limit(cluster) && !force) {
 		hold(step, node,
 			"%u of %u nodes are off or being fenced already: never a majority; 'node confirm-off %s'",
-			nodes_taken(cluster, node), nodes_known(cluster), name);
+			fence_nodes_taken(cluster, node), fence_nodes_known(cluster), name);
 	} else {
 		run_level(step, node, level);
 	}
@@ -248,9 +247,9 @@ static void decide(struct step *step, struct node *node, bool force)
 
 bool fence_may_prove(const struct cluster *cluster, const struct node *node)
 {
-	uint32_t known = nodes_known(cluster);
+	uint32_t known = fence_nodes_known(cluster);
 	uint32_t others = (uint32_t)__builtin_popcountll(cluster->members & ~node_bit(node->id));
-	bool device = next_level(cluster, node->id, 0) && nodes_taken(cluster, node) + 1 <= fence_limit(cluster);
+	bool device = fence_next_level(cluster, node->id, 0) && fence_nodes_taken(cluster, node) + 1 <= fence_limit(cluster);
 
 	if (2 * others > known)
 		return device || node->facts.watchdog_ms;
@@ -260,7 +259,7 @@ bool fence_may_prove(const struct cluster *cluster, const struct node *node)
 void fence_begin(struct step *step, struct node *node)
 {
 	node->fence = (struct fencing){.id = step->cluster->index, .lost_ms = step->cluster->now_ms};
-	decide(step, node, false);
+	fence_decide(step, node, false);
 }
 
 /* A node that left while the devices of another one were being switched: perhaps they are wired to it. */
@@ -304,7 +303,7 @@ void fence_review(struct step *step)
 		bool gone = node->fence.phase == FENCE_GRACE && !(step->cluster->ring & node_bit(node->id));
 		bool asked = node->fence.phase == FENCE_IDLE && node->fence.id && is_doubt(step->cluster, node->id);
 		if (node->id && node->state == NODE_LOST && (node->fence.phase == FENCE_HELD || gone || asked))
-			decide(step, node, false);
+			fence_decide(step, node, false);
 	}
 }
 
@@ -317,7 +316,7 @@ static void fences_count(struct step *step, struct node *node)
 	node->fences += !node->fence.found_off;
 }
 
-static void node_dies(struct step *step, struct node *node)
+void fence_node_dies(struct step *step, struct node *node)
 {
 	struct cluster *cluster = step->cluster;
 	char why[REASON_BYTES];
@@ -358,7 +357,7 @@ void fence_proven_before(struct step *step)
 		fences_count(step, node);
 	node->fence.proof = event->proof;
 	reason_set(node->fence.text, "%s", event->text);
-	node_dies(step, node);
+	fence_node_dies(step, node);
 }
 
 /* The node that was doubted has power, or had: the device that was suspected did switch what it should. */
@@ -371,7 +370,7 @@ static void doubt_ends(struct step *step, uint32_t doubted)
 		node->fence.doubt = 0;
 		step->out->nodes_changed |= node_bit(node->id);
 		if (node->fence.proof != PROOF_NONE && node->state == NODE_LOST)
-			node_dies(step, node);
+			fence_node_dies(step, node);
 	}
 }
 
@@ -440,14 +439,14 @@ static void fenced(struct step *step, struct node *node)
 		}
 		node->fence.proof = PROOF_WATCHDOG;
 		reason_set(node->fence.text, "the time of its watchdog (%u ms) has run out", node->facts.watchdog_ms);
-		node_dies(step, node);
+		fence_node_dies(step, node);
 		return;
 	}
 	if (node->fence.look) {
 		char was[REASON_BYTES];
 		reason_set(was, "%s", node->fence.text);
 		reason_set(node->fence.text, "%.150s; still so while %s runs", was, by);
-		node_dies(step, node);
+		fence_node_dies(step, node);
 		return;
 	}
 	node->fence.found_off = was_found_off(step, node);
@@ -455,7 +454,7 @@ static void fenced(struct step *step, struct node *node)
 	node->fence.proof = PROOF_FENCED;
 	reason_set(node->fence.text, "%s by %s: %.150s", node->fence.found_off ? "found off" : "fenced", by, event->text);
 	if (!node->fence.doubt) {
-		node_dies(step, node);
+		fence_node_dies(step, node);
 	} else {
 		doubt_say(step, node);
 		fence_review(step);
@@ -480,7 +479,7 @@ static void look_failed(struct step *step, struct node *node)
 static void fence_failed(struct step *step, struct node *node)
 {
 	struct cluster *cluster = step->cluster;
-	uint32_t next = next_level(cluster, node->id, node->fence.level);
+	uint32_t next = fence_next_level(cluster, node->id, node->fence.level);
 	uint32_t shift;
 
 	if (node->fence.look) {
@@ -525,7 +524,7 @@ void fence_tick(struct step *step)
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		struct node *node = &step->cluster->nodes[i];
 		if (node->fence.deadline_ms && node->fence.deadline_ms <= step->cluster->now_ms)
-			decide(step, node, false);
+			fence_decide(step, node, false);
 	}
 }
 
@@ -539,153 +538,6 @@ uint64_t fence_deadline_ms(const struct cluster *cluster)
 			first = due;
 	}
 	return first;
-}
-
-/* ---- what an administrator asks for */
-
-static void device_set(struct step *step)
-{
-	struct cluster *cluster = step->cluster;
-	const struct fence_device *device = &step->event->fence;
-	struct fence_device *slot = NULL;
-	struct err err;
-
-	if (fence_waits_for_other_half(step))
-		return;
-	if (fence_device_check(device, &err) < 0) {
-		refuse(step, err.code, "%.200s", err.text);
-		return;
-	}
-	if (!cluster_node(cluster, device->node)->id) {
-		refuse(step, ERR_NOT_FOUND, "%s: there is no node with id %u", device->name, device->node);
-		return;
-	}
-	for (uint32_t i = 0; i < cluster->fence_device_count; i++)
-		if (!strcmp(cluster->fence_devices[i].name, device->name))
-			slot = &cluster->fence_devices[i];
-	if (!slot && cluster->fence_device_count == FENCE_DEVICES_MAX) {
-		refuse(step, ERR_UNFIT, "%d fence devices are defined, more are not possible", FENCE_DEVICES_MAX);
-		return;
-	}
-	if (!slot)
-		slot = &cluster->fence_devices[cluster->fence_device_count++];
-	*slot = *device;
-	slot->distrusted = false;
-	step->out->devices_changed = true;
-	fence_review(step);
-}
-
-static void device_remove(struct step *step)
-{
-	struct cluster *cluster = step->cluster;
-
-	if (fence_waits_for_other_half(step))
-		return;
-	for (uint32_t i = 0; i < cluster->fence_device_count; i++) {
-		struct fence_device *device = &cluster->fence_devices[i];
-		if (strcmp(device->name, step->event->fence.name) != 0)
-			continue;
-		memmove(device, device + 1, (cluster->fence_device_count - i - 1) * sizeof(*device));
-		cluster->fence_device_count--;
-		memset(&cluster->fence_devices[cluster->fence_device_count], 0, sizeof(*device));
-		step->out->devices_changed = true;
-		return;
-	}
-	refuse(step, ERR_NOT_FOUND, "there is no fence device '%.63s'", step->event->fence.name);
-}
-
-/* A node about which a person may be asked; else the refusal says why not. */
-static struct node *lost_node(struct step *step)
-{
-	uint32_t target = step->event->target;
-
-	if (target < 1 || !step->cluster->nodes[target - 1].id) {
-		refuse(step, ERR_NOT_FOUND, "no such node");
-		return NULL;
-	}
-	struct node *node = &step->cluster->nodes[target - 1];
-	const char *name = cluster_node_name(step->cluster, target);
-	if (is_member(step->cluster, target)) {
-		refuse(step, ERR_UNFIT, "%s is in the view: it is alive", name);
-		return NULL;
-	}
-	if (node->state == NODE_DEAD) {
-		refuse(step, ERR_UNFIT, "%s is dead already: %.150s", name, node->fence.text);
-		return NULL;
-	}
-	return node;
-}
-
-/* Asked of one half of two: it has carried it out, and said so with its first view (fence_proven_before). */
-static bool done_before(const struct step *step)
-{
-	const struct event *event = step->event;
-
-	return event->proof != PROOF_NONE && event->target &&
-	       cluster_node(step->cluster, event->target)->state == NODE_DEAD;
-}
-
-static void confirm_off(struct step *step)
-{
-	struct node *node = lost_node(step);
-
-	if (!node)
-		return;
-	if (strcmp(step->event->text, node->facts.name) != 0) {
-		refuse(step, ERR_INVALID, "the name typed, '%.63s', is not that of %s", step->event->text,
-			node->facts.name);
-		return;
-	}
-	if (step->cluster->ring & node_bit(node->id)) {
-		refuse(step, ERR_UNFIT, "%s is seen alive: its corosync answers, only its daemon is away",
-			node->facts.name);
-		return;
-	}
-	if (!node->fence.id)
-		node->fence.id = step->cluster->index;
-	node->fence.proof = PROOF_CONFIRMED;
-	reason_set(node->fence.text, "confirmed off by %s", step->event->by);
-	node_dies(step, node);
-}
-
-static void fence_now(struct step *step)
-{
-	struct node *node = lost_node(step);
-
-	if (!node)
-		return;
-	if (node->fence.phase == FENCE_RUN) {
-		refuse(step, ERR_BUSY, "%s is being fenced already", node->facts.name);
-		return;
-	}
-	if (!next_level(step->cluster, node->id, 0)) {
-		refuse(step, ERR_UNFIT, "no fence device can be used for %s: 'fence add', or 'node confirm-off'",
-			node->facts.name);
-		return;
-	}
-	if (nodes_taken(step->cluster, node) + 1 > fence_limit(step->cluster) && !step->event->force) {
-		refuse(step, ERR_NEEDS_FORCE, "%u of %u nodes are off or being fenced already",
-			nodes_taken(step->cluster, node), nodes_known(step->cluster));
-		return;
-	}
-	if (!node->fence.id)
-		node->fence.id = step->cluster->index;
-	node->fence.proof = PROOF_NONE;
-	decide(step, node, true);
-}
-
-void fence_request_step(struct step *step)
-{
-	if (done_before(step))
-		return;
-	if (step->event->kind == EVENT_FENCE_SET)
-		device_set(step);
-	else if (step->event->kind == EVENT_FENCE_REMOVE)
-		device_remove(step);
-	else if (step->event->kind == EVENT_NODE_CONFIRM_OFF)
-		confirm_off(step);
-	else
-		fence_now(step);
 }
 
 /* ---- duties */

@@ -118,7 +118,6 @@ void fence_begin(struct step *step, struct node *node);
 void fence_review(struct step *step);
 void fence_node_returns(struct step *step, struct node *node, bool rebooted);
 void fence_report_step(struct step *step);
-void fence_request_step(struct step *step);
 void fence_tick(struct step *step);
 uint64_t fence_deadline_ms(const struct cluster *cluster);
 /* NULL, or a node of which nobody knows whether it goes on by itself, as it may when the members are no majority (of two
@@ -126,8 +125,18 @@ uint64_t fence_deadline_ms(const struct cluster *cluster);
 const struct node *fence_other_half(const struct cluster *cluster);
 /* True, and the request is refused, where there is one. */
 bool fence_waits_for_other_half(struct step *step);
-/* How many nodes may be off by our hand at one time. */
+/* How many nodes may be off by our hand at one time; how many are, or are about to be; how many nodes there are. */
 uint32_t fence_limit(const struct cluster *cluster);
+uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but);
+uint32_t fence_nodes_known(const struct cluster *cluster);
+/* The lowest level above `above` for which the node has a device that is trusted; 0: none. */
+uint32_t fence_next_level(const struct cluster *cluster, uint32_t node, uint32_t above);
+/* What is done about a lost node now; force: past the limiter, since somebody asked. */
+void fence_decide(struct step *step, struct node *node, bool force);
+/* The proof is in node->fence: its VMs are placed anew. */
+void fence_node_dies(struct step *step, struct node *node);
+/* fence_request.c */
+void fence_request_step(struct step *step);
 
 /* request.c, report.c */
 void request_step(struct step *step);
