@@ -62,6 +62,12 @@ const struct cluster *engine_cluster(const struct engine *engine)
 	return &cluster;
 }
 
+const struct node *engine_node(const struct engine *engine, uint32_t id)
+{
+	(void)engine;
+	return cluster_node(&cluster, id);
+}
+
 void engine_place_each(const struct engine *engine, const struct vm *vm, engine_place_fn *fn, void *ctx)
 {
 	(void)engine, (void)vm;
