@@ -100,6 +100,7 @@ def test_no_agent_whatever_it_does_is_taken_for_a_proof(lab):
         for each in ("none-n3", "a-n3"):
             lab.cli("n1", "fence", "remove", each)
         lab.cli("n1", "vm", "stop", "web")
+        lab.cli("n1", "vm", "delete", "web", "--yes")
         lab.bmc("n3", "ok")
         lab.power_on("n3")
         lab.heal("n3")

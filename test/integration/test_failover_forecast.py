@@ -5,7 +5,7 @@ import pytest
 from lab import Lab, wait_until
 
 KERNEL = ("--kernel", "/srv/watari/guest/vmlinuz", "--initrd", "/srv/watari/guest/initrd.img", "--append",
-          "console=ttyS0 quiet panic=1")
+          "console=ttyS0 quiet panic=1 watari.fill_mib=16")  # the guest's own default does not fit so little
 # Options of each VM: order, size, rules; what has none of them comes last of its priority.
 VMS = {
     "late": ("--start-order", "2"),

@@ -35,6 +35,9 @@ def settled(lab, guest):
     wait_until(lambda: [len(guest.qemu(node)) for node in NODES] == [1, 0, 0], 20, "one QEMU to be left")
     wait_until(lambda: not any("watari-stream" in belongings(lab, node)["processes"] for node in NODES), 20,
                "the helpers to end")
+    # What only had to end was given the least weight, for three seconds.
+    wait_until(lambda: not any("autogroup" in each for node in NODES for each in belongings(lab, node)["descriptors"]), 20,
+               "the weights to be let go of")
     return {node: belongings(lab, node) for node in NODES}
 
 

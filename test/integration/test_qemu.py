@@ -167,7 +167,7 @@ def test_a_power_off_is_told_from_a_crash(host, node):
     ({"disks": [{"path": "/dev/null"}]}, "invalid", "neither a file nor a block device"),
     ({"disks": [{"path": "/dev/vda", "kind": "lun"}]}, "unfit", "kind 'lun' is not supported"),
     ({"nics": [{"bridge": "br9", "mac": "52:54:00:00:00:01"}]}, "unfit", "no bridge 'br9'"),
-    ({"memory_mib": 4 << 20}, "unfit", "MiB of memory left, 'web1' needs"),
+    ({"memory_mib": 4 << 20}, "no-room", "MiB of memory left, 'web1' needs"),
     ({"machine": "pc-q35-99.9"}, "unfit", "machine pc-q35-99.9"),
     ({"cpu": "nosuchcpu"}, "unfit", "unable to find CPU model 'nosuchcpu'"),
     ({"kernel": "/nonexistent/vmlinuz"}, "not-found", "kernel: '/nonexistent/vmlinuz' cannot be opened"),

@@ -9,7 +9,7 @@ from lab import Lab, LabError, wait_until
 
 WATCHDOG_MS = 5000
 KERNEL = ("--kernel", "/srv/watari/guest/vmlinuz", "--initrd", "/srv/watari/guest/initrd.img", "--append",
-          "console=ttyS0 quiet panic=1")
+          "console=ttyS0 quiet panic=1 watari.fill_mib=16")  # the guest's own default does not fit so little
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,9 @@ def test_a_definition_goes_from_file_to_file(lab):
     path = lab.store / "shared" / "third.json"
     path.write_text(json.dumps({**definition, "name": "third"}))
     lab.cli("n3", "vm", "create", "--file", "/srv/watari/third.json")
-    defined = {vm["name"]: guest.cli("vm", "show", vm["name"])["definition"]
-               for vm in guest.cli("vm", "list")["vms"] if vm["name"] in ("first", "second", "third")}
+    # Asked where the last one was created: another node may apply it a moment later.
+    defined = {vm["name"]: lab.cli("n3", "vm", "show", vm["name"])["definition"]
+               for vm in lab.cli("n3", "vm", "list")["vms"] if vm["name"] in ("first", "second", "third")}
     assert defined["second"]["memory_mib"] == 128 and defined["third"]["memory_mib"] == 256
     assert len({one["uuid"] for one in defined.values()}) == len({one["nics"][0]["mac"] for one in defined.values()}) == 3
     for name in defined:
