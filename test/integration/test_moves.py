@@ -3,6 +3,7 @@
 
 A few in ./check; the campaign is WATARI_MOVES=100 /usr/bin/python3 -m pytest -s test/integration/test_moves.py
 """
+import collections
 import itertools
 import json
 import os
@@ -35,9 +36,6 @@ def settled(lab, guest):
     wait_until(lambda: [len(guest.qemu(node)) for node in NODES] == [1, 0, 0], 20, "one QEMU to be left")
     wait_until(lambda: not any("watari-stream" in belongings(lab, node)["processes"] for node in NODES), 20,
                "the helpers to end")
-    # What only had to end was given the least weight, for three seconds.
-    wait_until(lambda: not any("autogroup" in each for node in NODES for each in belongings(lab, node)["descriptors"]), 20,
-               "the weights to be let go of")
     return {node: belongings(lab, node) for node in NODES}
 
 
@@ -80,9 +78,9 @@ def test_moves_in_a_row_under_load(lab):
     assert guest.check()["counter"] > before["counter"]
     for node in NODES:
         for what, was in held[node].items():
-            # Some of it is let go of a moment later.
-            wait_until(lambda: belongings(lab, node)[what] == was, 10, f"{node} to hold the {what} as before: {was}; "
-                       f"it has {after_held[node][what]}")
+            # Some of it is let go of a moment later; so it may have been before, when less is held now.
+            wait_until(lambda: not collections.Counter(belongings(lab, node)[what]) - collections.Counter(was), 10,
+                       f"{node} to hold no more {what} than before: {was}; it has {after_held[node][what]}")
     wait_agreed(lab)
     blackouts = sorted(task["spans_us"]["blackout"] / 1000 for task in tasks)
     repaired = sum(task["figures"].get("repaired_pages", 0) for task in tasks)
