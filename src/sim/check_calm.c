@@ -60,67 +60,77 @@ static uint64_t proof_ms(const struct sim *sim, const struct cluster *cluster, u
 	return by_device_ms < by_watchdog_ms ? by_device_ms : by_watchdog_ms;
 }
 
-/* What the log or the machine itself says that is on it; the larger. */
-static uint64_t used_mib(const struct sim *sim, const struct cluster *cluster, uint32_t node, const struct vm *but)
-{
-	uint64_t in_log = 0, in_world = 0;
+/* What is on each node, counted once for all VMs that ask. */
+struct calm_nodes {
+	bool counted;
+	uint64_t in_log_mib[NODES_MAX + 1], in_world_mib[NODES_MAX + 1];
+	uint32_t suspects[NODES_MAX + 1]; /* B18: VMs under which a node has died */
+};
 
+static bool is_on(const struct vm *vm, uint32_t node)
+{
+	return vm->owner == node || vm->target == node;
+}
+
+static void count_nodes(struct sim *sim, const struct cluster *cluster, struct calm_nodes *nodes)
+{
+	nodes->counted = true;
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		const struct vm *vm = &cluster->vms[i];
-		if (vm != but && (vm->owner == node || vm->target == node))
-			in_log += vm->def.memory_mib;
+		uint32_t on[] = {vm->owner, vm->target != vm->owner ? vm->target : 0};
+		for (size_t n = 0; n < ARRAY_SIZE(on); n++) {
+			nodes->in_log_mib[on[n]] += vm->def.memory_mib;
+			nodes->suspects[on[n]] += vm->killed != 0;
+		}
 	}
 	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next) {
-		const struct vm *vm = !copy->dead && copy->node == node ? cluster_vm_find(cluster, copy->guest->vm) : NULL;
-		in_world += vm ? vm->def.memory_mib : 0;
+		const struct vm *vm = copy->dead ? NULL : check_there(cluster, check_vm(sim, copy->guest->vm));
+		nodes->in_world_mib[copy->node] += vm ? vm->def.memory_mib : 0;
 	}
-	return in_log > in_world ? in_log : in_world;
+}
+
+/* What the log or the machine itself says that is on it; the larger. */
+static uint64_t used_mib(const struct calm_nodes *nodes, uint32_t node, const struct vm *but)
+{
+	uint64_t in_log = nodes->in_log_mib[node] - (is_on(but, node) ? but->def.memory_mib : 0);
+
+	return in_log > nodes->in_world_mib[node] ? in_log : nodes->in_world_mib[node];
 }
 
 /* B18: a VM under which a node has died is not to meet another such one. */
-static bool has_suspect(const struct cluster *cluster, uint32_t node, const struct vm *but)
+static bool has_suspect(const struct calm_nodes *nodes, uint32_t node, const struct vm *but)
 {
-	for (uint32_t i = 0; i < cluster->vm_count; i++) {
-		const struct vm *vm = &cluster->vms[i];
-		if (vm != but && vm->killed && (vm->owner == node || vm->target == node))
-			return true;
-	}
-	return false;
+	return nodes->suspects[node] > (but->killed && is_on(but, node) ? 1u : 0u);
 }
 
-static bool has_place(const struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint64_t members)
+static bool has_place(struct sim *sim, const struct cluster *cluster, struct calm_nodes *nodes, const struct vm *vm,
+	uint64_t members)
 {
+	if (!nodes->counted)
+		count_nodes(sim, cluster, nodes);
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		const struct node *node = cluster_node(cluster, id);
 		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !node->quarantine_ms &&
-			!(vm->killed && has_suspect(cluster, id, vm)) &&
+			!(vm->killed && has_suspect(nodes, id, vm)) &&
 			!((vm->exhausted | vm->storage_lost) & node_bit(id)) &&
-			used_mib(sim, cluster, id, vm) + vm->def.memory_mib <= sim->config.memory_mib)
+			used_mib(nodes, id, vm) + vm->def.memory_mib <= sim->config.memory_mib)
 			return true;
 	}
-	return false;
-}
-
-static bool executes(const struct sim *sim, const char *uuid)
-{
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (copy->executes && !strcmp(copy->guest->vm, uuid))
-			return true;
 	return false;
 }
 
 /* Within how long it must run; UINT64_MAX: it runs, or need not. */
-static uint64_t bound_ms(const struct sim *sim, const struct cluster *cluster, const struct check_vm *check,
-	const struct vm *vm, uint64_t members)
+static uint64_t bound_ms(struct sim *sim, const struct cluster *cluster, struct calm_nodes *nodes,
+	const struct check_vm *check, const struct vm *vm, uint64_t members)
 {
 	uint64_t proof = 0;
 
 	if (!vm || !check->must_run || check->falsely_dead || check->off_asked != check->off_answered ||
-		vm->def.priority == PRIORITY_NONE || vm->state == VM_FAILED || vm->task || executes(sim, check->uuid))
+		vm->def.priority == PRIORITY_NONE || vm->state == VM_FAILED || vm->task || world_executing(sim->world, check->uuid))
 		return UINT64_MAX;
 	if (vm->owner && !(members & node_bit(vm->owner)))
 		proof = proof_ms(sim, cluster, vm->owner);
-	if (proof == UINT64_MAX || !has_place(sim, cluster, vm, members))
+	if (proof == UINT64_MAX || !has_place(sim, cluster, nodes, vm, members))
 		return UINT64_MAX;
 	/* Of a QEMU that hangs nobody knows before it has been silent for so long (B17). */
 	uint64_t silence = vm->state == VM_ONLINE ? MACHINE_SILENCE_MS : 0;
@@ -130,6 +140,7 @@ static uint64_t bound_ms(const struct sim *sim, const struct cluster *cluster, c
 void checks_calm(struct sim *sim, bool disturbed)
 {
 	struct checks *checks = sim->checks;
+	struct calm_nodes nodes = {0};
 	uint64_t now_us = timeline_now_us(sim->timeline), formed_us;
 	uint64_t members = at_one(sim, &formed_us);
 	const struct cluster *cluster = members ? sim_newest(sim) : NULL;
@@ -140,8 +151,8 @@ void checks_calm(struct sim *sim, bool disturbed)
 	checks->calm_formed_us = formed_us;
 	for (uint32_t i = 0; i < checks->vm_count && cluster; i++) {
 		struct check_vm *check = &checks->vms[i];
-		const struct vm *vm = cluster_vm_find(cluster, check->uuid);
-		uint64_t bound = bound_ms(sim, cluster, check, vm, members);
+		const struct vm *vm = check_there(cluster, check);
+		uint64_t bound = bound_ms(sim, cluster, &nodes, check, vm, members);
 		if (bound == UINT64_MAX || vm->epoch != check->calm_epoch || check->calm_us < checks->calm_us) {
 			check->calm_us = now_us;
 			check->calm_epoch = vm ? vm->epoch : 0;

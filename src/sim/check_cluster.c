@@ -19,8 +19,10 @@ void checks_vm_changed(struct sim *sim, struct sim_node *node, uint32_t number)
 		return;
 	}
 	const struct vm *vm = &cluster->vms[number];
-	if (!vm->def.uuid[0] || number >= SIM_VMS_MAX)
+	if (!vm->def.uuid[0] || number >= sim->config.vms_max)
 		return;
+	if (sim->checks->vm_count > CHECK_VMS_AT_A_TIME && !sim->checks->two_histories)
+		check_known(sim, node, cluster, check_vm(sim, vm->def.uuid));
 	bool changed = node->seen_states[number] != (uint8_t)vm->state;
 	node->seen_states[number] = (uint8_t)vm->state;
 	if (changed && !vm->reason[0])
@@ -93,8 +95,8 @@ void checks_history(struct sim *sim, struct sim_node *node, const struct engine_
 /* A copy of the VM that runs, or ran, on the target out of that state. */
 static bool was_resumed(const struct sim *sim, const struct task *task, bool any_state)
 {
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (!strcmp(copy->guest->vm, task->vm_uuid) && copy->node == task->target && copy->state_task &&
+	for (const struct world_copy *copy = world_copies_of(sim->world, task->vm_uuid); copy; copy = copy->next_of_guest)
+		if (copy->node == task->target && copy->state_task &&
 			(any_state || copy->state_task == task->id))
 			return true;
 	return false;
@@ -102,24 +104,16 @@ static bool was_resumed(const struct sim *sim, const struct task *task, bool any
 
 static bool has_run_since(const struct sim *sim, const struct task *task, uint64_t since_us)
 {
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (!strcmp(copy->guest->vm, task->vm_uuid) && copy->began_us >= since_us)
+	for (const struct world_copy *copy = world_copies_of(sim->world, task->vm_uuid); copy; copy = copy->next_of_guest)
+		if (copy->began_us >= since_us)
 			return true;
 	return false;
-}
-
-static const struct world_copy *executing(const struct sim *sim, const char *vm)
-{
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (!strcmp(copy->guest->vm, vm) && copy->executes)
-			return copy;
-	return NULL;
 }
 
 static void check_done(struct sim *sim, const struct sim_node *node, const struct task *task, uint64_t since_us)
 {
 	struct check_vm *vm = check_vm(sim, task->vm_uuid);
-	const struct world_copy *copy = executing(sim, task->vm_uuid);
+	const struct world_copy *copy = world_executing(sim->world, task->vm_uuid);
 
 	switch (task->kind) {
 	case TASK_MOVE:
@@ -164,7 +158,7 @@ static const struct task *task_of(const struct cluster *cluster, uint64_t id, co
 
 void checks_tasks(struct sim *sim, const struct sim_node *node, const struct cluster *cluster)
 {
-	for (uint32_t i = 0; i < cluster->vm_count && i < SIM_VMS_MAX; i++) {
+	for (uint32_t i = 0; i < cluster->vm_count && i < sim->config.vms_max; i++) {
 		uint64_t id = sim->checks->tasks[i];
 		if (id == cluster->vms[i].task)
 			continue;

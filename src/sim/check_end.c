@@ -48,7 +48,7 @@ static const char *together(struct sim *sim)
 
 static const char *vm_at_rest(struct sim *sim, const struct vm *vm)
 {
-	const struct world_copy *executes = NULL;
+	const struct world_copy *executes = world_executing(sim->world, vm->def.uuid);
 
 	switch (vm->state) {
 	case VM_OFF:
@@ -66,9 +66,6 @@ static const char *vm_at_rest(struct sim *sim, const struct vm *vm)
 	}
 	if (vm->task || vm->filling)
 		NOT_YET("%s has a task under way, or pages coming in", vm->def.name);
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (copy->executes && !strcmp(copy->guest->vm, vm->def.uuid))
-			executes = copy;
 	if (vm->state == VM_ONLINE && (!executes || executes->node != vm->owner || executes->epoch != vm->epoch))
 		NOT_YET("%s is online on n%u (epoch %" PRIu64 ") in the log, but executes on n%u (epoch %" PRIu64 ")",
 			vm->def.name, vm->owner, vm->epoch, executes ? executes->node : 0, executes ? executes->epoch : 0);
@@ -92,7 +89,7 @@ static const char *no_strangers(struct sim *sim, const struct cluster *cluster)
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		const char *uuid;
 		for (uint32_t n = 0; (uuid = machine_vm(sim->nodes[id].machine, n)); n++)
-			if (!cluster_vm_find(cluster, uuid))
+			if (!check_there(cluster, check_vm(sim, uuid)))
 				NOT_YET("n%u has a QEMU of a VM that does not exist (%s)", id, uuid);
 	}
 	return NULL;
@@ -102,7 +99,7 @@ static const char *no_strangers(struct sim *sim, const struct cluster *cluster)
 static const char *states_purged(struct sim *sim, const struct cluster *cluster)
 {
 	for (const struct world_state *state = world_states(sim->world); state; state = state->next) {
-		const struct vm *vm = cluster_vm_find(cluster, state->guest->vm);
+		const struct vm *vm = check_there(cluster, check_vm(sim, state->guest->vm));
 		if (!vm)
 			NOT_YET("state %" PRIu64 " of %s, which was deleted, is left on the storage", state->task,
 				state->guest->name);
@@ -151,6 +148,7 @@ void check_end_states(struct sim *sim)
 			 !check_vm(sim, vm->def.uuid)->falsely_dead)
 			sim_violation(sim, "I3: %s is saved, but its disks have changed since", vm->def.name);
 	}
+	check_all_known(sim, &sim->nodes[1], cluster); /* and with it the others, that are to be the same */
 	for (uint32_t id = 2; id <= sim->config.node_count; id++)
 		if (!schema_equal(&cluster_schema, cluster, engine_cluster(sim->nodes[id].engine)))
 			sim_violation(sim, "I5: n1's and n%u's clusters differ at the end", id);

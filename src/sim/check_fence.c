@@ -104,8 +104,8 @@ void check_run_asked(struct sim *sim, uint32_t node, const struct event *event)
 
 static bool runs(const struct sim *sim, const char *vm, uint32_t but)
 {
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (copy->executes && copy->node != but && !strcmp(copy->guest->vm, vm))
+	for (const struct world_copy *copy = world_copies_of(sim->world, vm); copy; copy = copy->next_of_guest)
+		if (copy->executes && copy->node != but)
 			return true;
 	return false;
 }
@@ -123,19 +123,19 @@ void check_run_answered(struct sim *sim, const struct event *event, const struct
 static char text[512];
 
 /* Memory of what executes on the node. */
-static uint32_t used_mib(const struct sim *sim, const struct cluster *cluster, uint32_t node)
+static uint32_t used_mib(struct sim *sim, const struct cluster *cluster, uint32_t node)
 {
 	uint32_t used = 0;
 
 	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next) {
 		const struct vm *vm =
-			copy->executes && copy->node == node ? cluster_vm_find(cluster, copy->guest->vm) : NULL;
+			copy->executes && copy->node == node ? check_there(cluster, check_vm(sim, copy->guest->vm)) : NULL;
 		used += vm ? vm->def.memory_mib : 0;
 	}
 	return used;
 }
 
-static bool has_room(const struct sim *sim, const struct cluster *cluster, const struct vm *vm)
+static bool has_room(struct sim *sim, const struct cluster *cluster, const struct vm *vm)
 {
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
 		if (used_mib(sim, cluster, id) + vm->def.memory_mib <= sim->config.memory_mib)
@@ -146,8 +146,8 @@ static bool has_room(const struct sim *sim, const struct cluster *cluster, const
 const char *check_run_end(struct sim *sim, const struct cluster *cluster)
 {
 	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
-		const struct check_vm *check = &sim->checks->vms[i];
-		const struct vm *vm = check->must_run ? cluster_vm_find(cluster, check->uuid) : NULL;
+		struct check_vm *check = &sim->checks->vms[i];
+		const struct vm *vm = check->must_run ? check_there(cluster, check) : NULL;
 		if (!vm || check->falsely_dead || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, 0))
 			continue;
 		if (vm->state == VM_FAILED || (vm->state == VM_OFF && !has_room(sim, cluster, vm)))
@@ -173,8 +173,8 @@ bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size
 	const struct cluster *cluster = sim_newest(sim);
 
 	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
-		const struct check_vm *check = &sim->checks->vms[i];
-		const struct vm *vm = cluster ? cluster_vm_find(cluster, check->uuid) : NULL;
+		struct check_vm *check = &sim->checks->vms[i];
+		const struct vm *vm = cluster ? check_there(cluster, check) : NULL;
 		/* B18: two nodes died under it, one soon after the other: it is not to take a third one along. */
 		if (vm && vm->state == VM_FAILED && __builtin_popcountll(vm->killed) >= 2)
 			continue;

@@ -14,6 +14,7 @@ struct check_def {
 /* One VM, as those who asked for things must find it. */
 struct check_vm {
 	char uuid[UUID_BYTES];
+	uint32_t slot; /* where a cluster had it last: the same in all, as they have one history; looked up anew if not */
 	uint64_t created_index; /* acknowledged; 0: not */
 	bool delete_asked;
 	uint64_t deleted_index;
@@ -45,7 +46,8 @@ struct check_ack {
 
 struct check_point {
 	uint64_t digest;
-	uint64_t bytes_hash; /* 0: not looked at yet */
+	uint64_t bytes_hash; /* of the whole cluster; 0: not looked at yet */
+	uint64_t part_hash;  /* the same of some of its VMs */
 	uint32_t node;	     /* that was there first */
 };
 
@@ -55,8 +57,10 @@ struct check_line {
 };
 
 struct checks {
-	struct check_vm vms[SIM_VMS_MAX];
+	struct check_vm *vms; /* config.vms_max */
 	uint32_t vm_count;
+	uint32_t *table; /* the same, by their uuid: number + 1; 0: free */
+	uint32_t table_size; /* a power of two */
 	struct check_ack *acks;
 	uint32_t ack_count, ack_capacity;
 	struct check_point *points; /* by index */
@@ -68,8 +72,8 @@ struct checks {
 	uint64_t history_teller; /* node and start of its daemon */
 	struct check_line *lines; /* all of them, as who was first has said them */
 	uint32_t line_count, line_capacity;
-	uint64_t tasks_us[SIM_VMS_MAX]; /* since when */
-	uint64_t tasks[SIM_VMS_MAX]; /* by place in the cluster: the task that was seen under way last */
+	uint64_t *tasks_us; /* since when */
+	uint64_t *tasks; /* by place in the cluster: the task that was seen under way last */
 	uint64_t calm_us, calm_members, calm_formed_us; /* check_calm.c: calm since, in the same view */
 	uint8_t *encoded;
 	size_t encoded_capacity;
@@ -81,3 +85,10 @@ void check_run_answered(struct sim *sim, const struct event *event, const struct
 const char *check_run_end(struct sim *sim, const struct cluster *cluster);
 
 struct check_vm *check_vm(struct sim *sim, const char *uuid); /* made when new */
+/* As this cluster has it; NULL: it does not. */
+const struct vm *check_there(const struct cluster *cluster, struct check_vm *vm);
+/* A cluster with more VMs is looked at in parts; as many at a time. */
+enum { CHECK_VMS_AT_A_TIME = 64 };
+/* check_log.c: I4, of one VM and of all. */
+void check_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, struct check_vm *vm);
+void check_all_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster);

@@ -12,6 +12,7 @@
 
 enum {
 	BYTES_EVERY = 32,   /* whole clusters are compared at every so many-th index */
+	BYTES_VMS = 1024,   /* of a large cluster so many VMs are, and all of it when a view is synced */
 	KNOWN_US = 5000000, /* until a node that acts must have told that a QEMU of its own is dead */
 };
 
@@ -30,18 +31,28 @@ static struct check_point *point_at(struct checks *checks, uint64_t index)
 	return &checks->points[index];
 }
 
-static uint64_t bytes_hash(struct checks *checks, const struct cluster *cluster)
+static uint64_t bytes_hash(struct checks *checks, const struct schema *schema, const void *record)
 {
-	size_t size = schema_encode(&cluster_schema, cluster, checks->encoded, checks->encoded_capacity);
+	size_t size = schema_encode(schema, record, checks->encoded, checks->encoded_capacity);
 
 	if (size > checks->encoded_capacity) {
 		checks->encoded_capacity = 2 * size;
 		free(checks->encoded);
 		checks->encoded = malloc(checks->encoded_capacity);
 		assert(checks->encoded);
-		size = schema_encode(&cluster_schema, cluster, checks->encoded, checks->encoded_capacity);
+		size = schema_encode(schema, record, checks->encoded, checks->encoded_capacity);
 	}
 	return hash64(checks->encoded, size, 1) | 1;
+}
+
+/* Of a large cluster, which VMs are compared goes round with the index. */
+static uint64_t part_hash(struct checks *checks, const struct cluster *cluster)
+{
+	uint64_t first = cluster->index / BYTES_EVERY * BYTES_VMS, hash = 1;
+
+	for (uint32_t i = 0; i < BYTES_VMS; i++)
+		hash = hash * 31 + bytes_hash(checks, &vm_schema, &cluster->vms[(first + i) % cluster->vm_count]);
+	return hash | 1;
 }
 
 /* The source lets its paused copy run on, so the state is given up: that is right as long as the log could not know
@@ -51,8 +62,8 @@ static bool may_return(struct sim *sim, const struct cluster *cluster, const str
 	const struct node *source = cluster_node(cluster, vm->saved.sealed_by);
 	const struct sim_node *node = &sim->nodes[vm->saved.sealed_by];
 
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next) {
-		if (strcmp(copy->guest->vm, vm->def.uuid) != 0 || copy->node != source->id || copy->epoch != vm->saved.epoch)
+	for (const struct world_copy *copy = world_copies_of(sim->world, vm->def.uuid); copy; copy = copy->next_of_guest) {
+		if (copy->node != source->id || copy->epoch != vm->saved.epoch)
 			continue;
 		bool rebooted = strcmp(source->facts.boot_id, copy->boot_id) != 0;
 		/* A node that rebooted tells so by its facts; until those are in the log, the log cannot know. */
@@ -106,11 +117,13 @@ static void check_same_history(struct sim *sim, const struct sim_node *node, con
 	}
 	if (!whole && cluster->index % BYTES_EVERY)
 		return;
-	uint64_t hash = bytes_hash(sim->checks, cluster);
-	if (point->bytes_hash && point->bytes_hash != hash)
+	bool part = !whole && cluster->vm_count > BYTES_VMS;
+	uint64_t hash = part ? part_hash(sim->checks, cluster) : bytes_hash(sim->checks, &cluster_schema, cluster);
+	uint64_t *said = part ? &point->part_hash : &point->bytes_hash;
+	if (*said && *said != hash)
 		sim_violation(sim, "I5: n%u's cluster differs from another's at the same index %" PRIu64, node->id,
 			cluster->index);
-	point->bytes_hash = hash;
+	*said = hash;
 }
 
 /* Of what was acknowledged before then, the highest index. */
@@ -205,38 +218,50 @@ void checks_answered(struct sim *sim, uint32_t node, const struct event *event, 
 	}
 }
 
-static void check_acknowledged(struct sim *sim, const struct sim_node *node, const struct cluster *cluster)
+void check_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, struct check_vm *vm)
 {
+	const struct vm *there = check_there(cluster, vm);
+
+	if (vm->created_index && cluster->index >= vm->created_index && !vm->delete_asked && !there)
+		sim_violation(sim, "I4: n%u does not know VM %s, whose creation was acknowledged (index %" PRIu64 ")",
+			node->id, vm->uuid, vm->created_index);
+	if (vm->deleted_index && cluster->index >= vm->deleted_index && there)
+		sim_violation(sim, "I4: n%u still has VM %s, whose deletion was acknowledged (index %" PRIu64 ")",
+			node->id, vm->uuid, vm->deleted_index);
+	if (!there)
+		return;
+	const struct check_def *def = def_find(vm, &there->def);
+	if (!def)
+		sim_violation(sim, "I4: n%u has a definition of %s that nobody ever asked for", node->id, there->def.name);
+	else if (def->index && def->index < vm->edited_index && cluster->index >= vm->edited_index)
+		sim_violation(sim, "I4: n%u has lost an edit of %s that was acknowledged (index %" PRIu64 ")", node->id,
+			there->def.name, vm->edited_index);
+}
+
+void check_all_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster)
+{
+	for (uint32_t i = 0; i < sim->checks->vm_count && !sim->checks->two_histories; i++)
+		check_known(sim, node, cluster, &sim->checks->vms[i]);
+}
+
+/* At every index of every node. Of many VMs only some, in turn; beside them each one that the node says it has changed
+ * (checks_vm_changed), and all when a view is synced and at the end. */
+static void check_acknowledged(struct sim *sim, struct sim_node *node, const struct cluster *cluster)
+{
+	uint32_t count = sim->checks->vm_count;
+
 	if (sim->checks->two_histories)
 		return; /* one of the two is lost when they meet, with what was acknowledged there */
-	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
-		const struct check_vm *vm = &sim->checks->vms[i];
-		const struct vm *there = cluster_vm_find(cluster, vm->uuid);
-		if (vm->created_index && cluster->index >= vm->created_index && !vm->delete_asked && !there)
-			sim_violation(sim, "I4: n%u does not know VM %s, whose creation was acknowledged (index %" PRIu64 ")",
-				node->id, vm->uuid, vm->created_index);
-		if (vm->deleted_index && cluster->index >= vm->deleted_index && there)
-			sim_violation(sim, "I4: n%u still has VM %s, whose deletion was acknowledged (index %" PRIu64 ")",
-				node->id, vm->uuid, vm->deleted_index);
-		if (!there)
-			continue;
-		const struct check_def *def = def_find(vm, &there->def);
-		if (!def)
-			sim_violation(sim, "I4: n%u has a definition of %s that nobody ever asked for", node->id,
-				there->def.name);
-		else if (def->index && def->index < vm->edited_index && cluster->index >= vm->edited_index)
-			sim_violation(sim, "I4: n%u has lost an edit of %s that was acknowledged (index %" PRIu64 ")",
-				node->id, there->def.name, vm->edited_index);
-	}
+	for (uint32_t i = 0; i < count && i < CHECK_VMS_AT_A_TIME; i++)
+		check_known(sim, node, cluster, &sim->checks->vms[node->seen_vms++ % count]);
 }
 
 void checks_daemon_started(struct sim *sim, struct sim_node *node)
 {
-	(void)sim;
 	node->seen_index = 0;
 	node->seen_synced = false;
 	node->seen_view_us = 0;
-	memset(node->seen_states, 0xff, SIM_VMS_MAX);
+	memset(node->seen_states, 0xff, sim->config.vms_max);
 }
 
 void checks_step(struct sim *sim, struct sim_node *node)
@@ -263,6 +288,8 @@ void checks_step(struct sim *sim, struct sim_node *node)
 	if (status.synced && !node->seen_synced) {
 		node->seen_synced = true;
 		check_same_history(sim, node, cluster, true);
+		if (sim->checks->vm_count > CHECK_VMS_AT_A_TIME)
+			check_all_known(sim, node, cluster);
 		uint64_t acked = acked_before(sim->checks, view_us);
 		if (!status.quorate)
 			sim_violation(sim, "n%u is synced without quorum", node->id);

@@ -15,14 +15,29 @@
 struct check_vm *check_vm(struct sim *sim, const char *uuid)
 {
 	struct checks *checks = sim->checks;
+	uint64_t place = world_hash(uuid);
+	uint32_t *number;
 
-	for (uint32_t i = 0; i < checks->vm_count; i++)
-		if (!strcmp(checks->vms[i].uuid, uuid))
-			return &checks->vms[i];
-	assert(checks->vm_count < SIM_VMS_MAX);
+	while (*(number = &checks->table[place++ % checks->table_size]))
+		if (!strcmp(checks->vms[*number - 1].uuid, uuid))
+			return &checks->vms[*number - 1];
+	assert(checks->vm_count < sim->config.vms_max);
 	struct check_vm *vm = &checks->vms[checks->vm_count++];
+	*number = checks->vm_count;
 	strcpy(vm->uuid, uuid);
 	return vm;
+}
+
+const struct vm *check_there(const struct cluster *cluster, struct check_vm *vm)
+{
+	const struct vm *there = &cluster->vms[vm->slot];
+
+	if (vm->slot < cluster->vm_count && !strcmp(there->def.uuid, vm->uuid))
+		return there;
+	there = cluster_vm_find(cluster, vm->uuid);
+	if (there)
+		vm->slot = (uint32_t)(there - cluster->vms);
+	return there;
 }
 
 static const char *const begin_names[] = {
@@ -33,8 +48,8 @@ static const char *const begin_names[] = {
 
 static void check_one_copy(struct sim *sim, const struct world_copy *copy)
 {
-	for (const struct world_copy *other = world_copies(sim->world); other; other = other->next)
-		if (other != copy && other->guest == copy->guest && other->executes)
+	for (const struct world_copy *other = copy->guest->copies; other; other = other->next_of_guest)
+		if (other != copy && other->executes)
 			sim_violation(sim, "I1: two copies of %s: it executes on n%u (epoch %" PRIu64 ") and begins on n%u "
 				"(epoch %" PRIu64 ")",
 				copy->guest->name, other->node, other->epoch, copy->node, copy->epoch);
@@ -162,9 +177,16 @@ struct world_observer checks_world_observer(struct sim *sim)
 struct checks *checks_new(struct sim *sim)
 {
 	struct checks *checks = calloc(1, sizeof(*checks));
+	uint32_t vms_max = sim->config.vms_max;
 
-	(void)sim;
 	assert(checks);
+	for (checks->table_size = 64; checks->table_size < 2 * vms_max; checks->table_size *= 2)
+		;
+	checks->vms = calloc(vms_max, sizeof(*checks->vms));
+	checks->table = calloc(checks->table_size, sizeof(*checks->table));
+	checks->tasks = calloc(vms_max, sizeof(*checks->tasks));
+	checks->tasks_us = calloc(vms_max, sizeof(*checks->tasks_us));
+	assert(checks->vms && checks->table && checks->tasks && checks->tasks_us);
 	return checks;
 }
 
@@ -174,6 +196,10 @@ void checks_free(struct checks *checks)
 		return;
 	for (uint32_t i = 0; i < checks->vm_count; i++)
 		free(checks->vms[i].defs);
+	free(checks->vms);
+	free(checks->table);
+	free(checks->tasks);
+	free(checks->tasks_us);
 	free(checks->acks);
 	free(checks->points);
 	free(checks->lines);

@@ -30,7 +30,7 @@ void node_init(struct sim *sim, uint32_t id)
 	disk_set_speed(node->disk, config->disk_us, config->disk_slow_permille);
 	node->machine = machine_new(sim->timeline, &sim->machine_dice, sim->world, &machine);
 	node->watchdog = power_watchdog(node);
-	node->seen_states = calloc(SIM_VMS_MAX, 1);
+	node->seen_states = calloc(config->vms_max, 1);
 	assert(node->seen_states);
 }
 

@@ -113,7 +113,7 @@ uint32_t sim_define_vm(struct sim *sim, const char *name, uint32_t memory_mib)
 	uint32_t number = sim->vm_count++;
 	struct vm_def *def = &sim->vms[number].def;
 
-	assert(number < SIM_VMS_MAX);
+	assert(number < sim->config.vms_max);
 	snprintf(def->uuid, sizeof(def->uuid), "00000000-0000-4000-8000-%012x", number + 1);
 	snprintf(def->name, sizeof(def->name), "%s", name);
 	def->memory_mib = memory_mib;

@@ -64,6 +64,10 @@ struct sim *sim_new(const struct sim_config *config)
 
 	assert(sim && config->node_count >= 1 && config->node_count <= NODES_MAX);
 	sim->config = *config;
+	if (!sim->config.vms_max)
+		sim->config.vms_max = SIM_VMS_DEFAULT;
+	sim->vms = calloc(sim->config.vms_max, sizeof(*sim->vms));
+	assert(sim->vms);
 	/* A stream of dice each, so that one part's throws do not change another's. */
 	prng_seed(&sim->dice, prng_splitmix(&seed));
 	prng_seed(&sim->net_dice, prng_splitmix(&seed));
@@ -98,6 +102,7 @@ void sim_free(struct sim *sim)
 	world_free(sim->world);
 	checks_free(sim->checks);
 	timeline_free(sim->timeline);
+	free(sim->vms);
 	free(sim);
 }
 

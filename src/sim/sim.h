@@ -15,7 +15,7 @@
 #include "driver/fake/watchdog_fake.h"
 #include "engine/engine.h"
 
-enum { SIM_VMS_MAX = 256 };
+enum { SIM_VMS_DEFAULT = 64 };
 
 struct sim_config {
 	uint64_t seed;
@@ -33,6 +33,7 @@ struct sim_config {
 	uint32_t snapshot_every;
 	uint32_t skew_max_ms; /* wall clocks differ by up to this */
 	uint32_t memory_mib;  /* of each node */
+	uint32_t vms_max;     /* that are ever defined; 0: SIM_VMS_DEFAULT */
 	uint32_t fence_step_ms; /* how long a fence device takes to answer one question */
 	bool quorum_loss_stop;
 	/* Each line of the trace, without its end; NULL: none is made. */
@@ -80,6 +81,7 @@ struct sim_node {
 	bool seen_synced;
 	uint64_t seen_view_us;
 	uint8_t *seen_states; /* by VM index: state */
+	uint32_t seen_vms;    /* check_log.c: whose turn is next to be looked at */
 };
 
 struct sim_vm {
@@ -97,7 +99,7 @@ struct sim {
 	struct world *world;
 	struct outlets *outlets;
 	struct sim_node nodes[NODES_MAX + 1]; /* by id */
-	struct sim_vm vms[SIM_VMS_MAX];
+	struct sim_vm *vms; /* config.vms_max */
 	uint32_t vm_count;
 	struct checks *checks;
 	uint64_t requests; /* submitted */

@@ -39,6 +39,8 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille);
 void machine_fail_next(struct machine *machine, enum hv_state step);
 /* Before its first daemon: unlike the other machines. 0: memory as configured, 8 CPUs. bridge: there is a br0. */
 void machine_refit(struct machine *machine, uint32_t memory_mib, uint32_t vcpus, bool bridge);
+/* Before its first daemon: this guest was started by one of before, and runs. */
+void machine_has_run(struct machine *machine, const struct vm_def *def, uint64_t epoch);
 /* Steps that are under way or begin now do not end until it is false. */
 void machine_hold(struct machine *machine, bool holds);
 

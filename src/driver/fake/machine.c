@@ -14,10 +14,11 @@ uint64_t machine_now_us(const struct machine *machine)
 
 struct instance *instance_find(const struct machine *machine, const char *vm)
 {
-	for (struct instance *at = machine->instances; at; at = at->next)
-		if (!strcmp(at->def.uuid, vm))
-			return at;
-	return NULL;
+	struct instance *at = machine->table[world_hash(vm) % MACHINE_TABLE];
+
+	while (at && strcmp(at->def.uuid, vm) != 0)
+		at = at->next_alike;
+	return at;
 }
 
 static void news_run(void *ctx)
@@ -103,6 +104,10 @@ void instance_free(struct instance *instance)
 	while (*at != instance)
 		at = &(*at)->next;
 	*at = instance->next;
+	at = &machine->table[world_hash(instance->def.uuid) % MACHINE_TABLE];
+	while (*at != instance)
+		at = &(*at)->next_alike;
+	*at = instance->next_alike;
 	free(instance);
 }
 
@@ -116,6 +121,9 @@ struct instance *instance_new(struct machine *machine, const struct vm_def *def,
 	instance->state = state;
 	instance->next = machine->instances;
 	machine->instances = instance;
+	struct instance **alike = &machine->table[world_hash(def->uuid) % MACHINE_TABLE];
+	instance->next_alike = *alike;
+	*alike = instance;
 	return instance;
 }
 
@@ -210,6 +218,15 @@ void machine_set_fail_permille(struct machine *machine, uint32_t fail_permille)
 void machine_fail_next(struct machine *machine, enum hv_state step)
 {
 	machine->fail_next[step] = true;
+}
+
+void machine_has_run(struct machine *machine, const struct vm_def *def, uint64_t epoch)
+{
+	struct instance *instance = instance_new(machine, def, HV_RUNNING);
+
+	instance->epoch = epoch;
+	instance->copy = world_boot(
+		machine->world, world_guest(machine->world, def->uuid, def->name), machine->config.node, epoch);
 }
 
 bool machine_executes(const struct machine *machine, const char *vm)

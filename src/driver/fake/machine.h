@@ -13,6 +13,7 @@
 struct instance {
 	struct machine *machine;
 	struct instance *next;
+	struct instance *next_alike; /* of the machine's table */
 	struct vm_def def;
 	enum hv_state state;
 	uint64_t epoch;
@@ -44,6 +45,8 @@ struct purge {
 	struct purge *next;
 };
 
+enum { MACHINE_TABLE = 64 };
+
 struct machine {
 	struct timeline *timeline;
 	struct prng *prng;
@@ -52,6 +55,7 @@ struct machine {
 	uint32_t vcpus; /* 0: 8 */
 	bool no_bridge;
 	struct instance *instances;
+	struct instance *table[MACHINE_TABLE]; /* the same, by their VM */
 	struct purge *purges;
 	struct hypervisor_fake *driver;
 	struct news *news; /* on their way to the daemon */

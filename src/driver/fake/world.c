@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "driver/fake/world.h"
 
+#include "base/hash.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { GUEST_TABLE = 1024 };
+
 struct world {
 	struct timeline *timeline;
 	struct world_observer observer;
-	struct world_guest *guests;
+	struct world_guest *guests[GUEST_TABLE]; /* by their VM */
 	struct world_copy *copies; /* also the dead ones: what happened is asked for later */
 	struct world_state *states;
 };
@@ -28,10 +32,12 @@ void world_free(struct world *world)
 {
 	if (!world)
 		return;
-	while (world->guests) {
-		struct world_guest *guest = world->guests;
-		world->guests = guest->next;
-		free(guest);
+	for (uint32_t i = 0; i < GUEST_TABLE; i++) {
+		while (world->guests[i]) {
+			struct world_guest *guest = world->guests[i];
+			world->guests[i] = guest->next;
+			free(guest);
+		}
 	}
 	while (world->copies) {
 		struct world_copy *copy = world->copies;
@@ -46,12 +52,18 @@ void world_free(struct world *world)
 	free(world);
 }
 
+uint64_t world_hash(const char *vm)
+{
+	return hash64(vm, strlen(vm), 1);
+}
+
 const struct world_guest *world_find(const struct world *world, const char *vm)
 {
-	for (const struct world_guest *guest = world->guests; guest; guest = guest->next)
-		if (!strcmp(guest->vm, vm))
-			return guest;
-	return NULL;
+	const struct world_guest *guest = world->guests[world_hash(vm) % GUEST_TABLE];
+
+	while (guest && strcmp(guest->vm, vm) != 0)
+		guest = guest->next;
+	return guest;
 }
 
 struct world_guest *world_guest(struct world *world, const char *vm, const char *name)
@@ -65,14 +77,31 @@ struct world_guest *world_guest(struct world *world, const char *vm, const char 
 	snprintf(guest->vm, sizeof(guest->vm), "%s", vm);
 	snprintf(guest->name, sizeof(guest->name), "%s", name);
 	guest->disk_generation = 1;
-	guest->next = world->guests;
-	world->guests = guest;
+	struct world_guest **first = &world->guests[world_hash(vm) % GUEST_TABLE];
+	guest->next = *first;
+	*first = guest;
 	return guest;
 }
 
 const struct world_copy *world_copies(const struct world *world)
 {
 	return world->copies;
+}
+
+const struct world_copy *world_copies_of(const struct world *world, const char *vm)
+{
+	const struct world_guest *guest = world_find(world, vm);
+
+	return guest ? guest->copies : NULL;
+}
+
+const struct world_copy *world_executing(const struct world *world, const char *vm)
+{
+	const struct world_copy *copy = world_copies_of(world, vm);
+
+	while (copy && !copy->executes)
+		copy = copy->next_of_guest;
+	return copy;
 }
 
 const struct world_state *world_states(const struct world *world)
@@ -93,8 +122,9 @@ static struct world_copy *copy_new(struct world *world, struct world_guest *gues
 	struct world_copy *copy = calloc(1, sizeof(*copy));
 
 	assert(copy);
-	*copy = (struct world_copy){.guest = guest, .node = node, .epoch = epoch, .next = world->copies};
-	world->copies = copy;
+	*copy = (struct world_copy){
+		.guest = guest, .node = node, .epoch = epoch, .next = world->copies, .next_of_guest = guest->copies};
+	world->copies = guest->copies = copy;
 	return copy;
 }
 

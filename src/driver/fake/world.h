@@ -20,7 +20,8 @@ struct world_guest {
 	char name[NAME_BYTES];
 	uint64_t disk_generation;
 	uint64_t boots; /* cold starts so far; the last one's number is the identity of the memory that it began */
-	struct world_guest *next;
+	struct world_copy *copies; /* of this guest, the newest first */
+	struct world_guest *next;  /* of the world's table */
 };
 
 /* A guest's memory on the shared storage, <vm>/<task>. */
@@ -60,6 +61,7 @@ struct world_copy {
 	uint64_t died_us;
 	char boot_id[UUID_BYTES]; /* of its node, when it began first; the observer's to fill in */
 	struct world_copy *next;
+	struct world_copy *next_of_guest;
 };
 
 struct world_observer {
@@ -75,9 +77,15 @@ struct world;
 struct world *world_new(struct timeline *timeline, const struct world_observer *observer);
 void world_free(struct world *world);
 
+/* Of a VM's uuid, for tables of them. */
+uint64_t world_hash(const char *vm);
+
 struct world_guest *world_guest(struct world *world, const char *vm, const char *name); /* made when new */
 const struct world_guest *world_find(const struct world *world, const char *vm);
 const struct world_copy *world_copies(const struct world *world);
+/* The VM's copies, by next_of_guest; and the one that executes, the newest where there are two. NULL: there is none. */
+const struct world_copy *world_copies_of(const struct world *world, const char *vm);
+const struct world_copy *world_executing(const struct world *world, const char *vm);
 const struct world_state *world_states(const struct world *world);
 struct world_state *world_state(struct world *world, const char *vm, uint64_t task); /* NULL: there is none */
 
