@@ -156,6 +156,17 @@ static void edit(struct step *step, struct vm *vm)
 	vm_go(step, vm, vm->state, MOVE_IDLE, "edited");
 }
 
+static void deleted_remember(struct cluster *cluster, const char *uuid)
+{
+	struct deleted_vm *deleted = cluster->deleted;
+
+	if (cluster->deleted_count == DELETED_MAX)
+		memmove(deleted, deleted + 1, --cluster->deleted_count * sizeof(*deleted));
+	deleted += cluster->deleted_count++;
+	*deleted = (struct deleted_vm){.index = cluster->index};
+	memcpy(deleted->uuid, uuid, sizeof(deleted->uuid));
+}
+
 static void delete (struct step *step, struct vm *vm)
 {
 	if (vm->state == VM_SAVED && !step->event->force) {
@@ -167,6 +178,7 @@ static void delete (struct step *step, struct vm *vm)
 		return;
 	}
 	vm_touch(step, vm);
+	deleted_remember(step->cluster, vm->def.uuid);
 	*vm = (struct vm){.state = VM_OFF};
 }
 

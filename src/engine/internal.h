@@ -235,6 +235,7 @@ struct engine {
 	uint64_t seq;
 	struct pending *pending;
 	struct local *locals;
+	uint64_t swept_index; /* what VMs that were deleted up to here left on the storage was purged by this daemon */
 	bool stuck; /* out of the view by core_must_leave */
 	uint64_t facts_sent_ms;
 	struct loop_timer *tick_timer;
@@ -307,9 +308,12 @@ void half_report(struct engine *engine, struct event *event);
 /* False: `reply` is the answer. True: the request, changed, is to be queued: it is answered when this half goes on. */
 bool half_submit(struct engine *engine, struct event *request, struct engine_reply *reply);
 
+/* sweep.c */
+/* Of one VM. */
+void sweep_vm(struct engine *engine, uint32_t vm);
+void sweep_deleted(struct engine *engine);
+
 /* reconcile.c */
-/* Before it is deleted: what is left of it on the storage is found by its uuid, also where it was never looked at. */
-void reconcile_remember(struct engine *engine, uint32_t vm);
 void reconcile_dirty(struct engine *engine, uint32_t vm);
 void reconcile_run(struct engine *engine);
 void reconcile_look_again(struct engine *engine);

@@ -186,8 +186,6 @@ static void apply_first(struct engine *engine)
 	entries_drop_first(&engine->tail, 1);
 	const struct vm *named = cluster_vm_find(engine->cluster, event->vm);
 	snprintf(engine->event_vm, sizeof(engine->event_vm), "%s", named ? named->def.name : event->def.name);
-	if (named && event->kind == EVENT_VM_DELETE)
-		reconcile_remember(engine, (uint32_t)(named - engine->cluster->vms));
 	core_step(engine->cluster, event, engine->outcome);
 	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
 	for (uint32_t i = 0; i < engine->outcome->change_count; i++)

@@ -30,11 +30,6 @@ static struct local *local_of(struct engine *engine, uint32_t vm)
 	return local;
 }
 
-void reconcile_remember(struct engine *engine, uint32_t vm)
-{
-	local_of(engine, vm);
-}
-
 void reconcile_dirty(struct engine *engine, uint32_t vm)
 {
 	engine->locals[vm].dirty = true;
@@ -367,28 +362,6 @@ static void look_at(struct engine *engine, uint32_t vm)
 	}
 }
 
-/* Saved states that the log no longer keeps. Only those of tasks up to the applied index: a younger one is being written
- * by a step that this node may not have heard of. */
-static void purge(struct engine *engine, uint32_t vm)
-{
-	const struct vm *record = &engine->cluster->vms[vm];
-	struct hypervisor *hv = engine->ports.hypervisor;
-	struct local *local = &engine->locals[vm];
-	uint64_t kept = core_state_kept(engine->cluster, vm);
-
-	if (core_janitor(engine->cluster, vm) != engine->ports.group->node || record->phase != MOVE_IDLE)
-		return;
-	if (!record->def.uuid[0]) {
-		if (local->uuid[0])
-			hv->ops->purge(hv, local->uuid, 0, engine->cluster->index + 1);
-		local->uuid[0] = 0;
-	} else if (local->purged_index != record->changed_index + 1 || local->purged_kept != kept) {
-		local->purged_index = record->changed_index + 1;
-		local->purged_kept = kept;
-		hv->ops->purge(hv, record->def.uuid, kept, engine->cluster->index + 1);
-	}
-}
-
 void reconcile_run(struct engine *engine)
 {
 	if (!engine_acts(engine))
@@ -398,8 +371,9 @@ void reconcile_run(struct engine *engine)
 			continue;
 		engine->locals[i].dirty = false;
 		look_at(engine, i);
-		purge(engine, i);
+		sweep_vm(engine, i);
 	}
+	sweep_deleted(engine);
 }
 
 struct unknown {

@@ -169,6 +169,12 @@ static const struct field task_fields[] = {
 };
 SCHEMA_DEFINE(task_schema, task, task_fields);
 
+static const struct field deleted_vm_fields[] = {
+	SCHEMA_TEXT(1, deleted_vm, uuid),
+	SCHEMA_U64(2, deleted_vm, index),
+};
+static SCHEMA_DEFINE(deleted_vm_schema, deleted_vm, deleted_vm_fields);
+
 static const struct field cluster_fields[] = {
 	SCHEMA_TEXT(1, cluster, uuid),
 	SCHEMA_U64(2, cluster, index),
@@ -182,6 +188,7 @@ static const struct field cluster_fields[] = {
 	SCHEMA_U64(10, cluster, ring),
 	SCHEMA_LIST(11, cluster, fence_devices, fence_device_count, &fence_device_schema),
 	SCHEMA_U64(12, cluster, policy_ms),
+	SCHEMA_LIST(13, cluster, deleted, deleted_count, &deleted_vm_schema),
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 

@@ -279,6 +279,12 @@ struct task {
 	enum err_code code;	 /* the kind of that fact, where the task failed or was cancelled */
 };
 
+/* A VM that was deleted: what it left on the storage is purged by whoever is the lowest member, now or later. */
+struct deleted_vm {
+	char uuid[UUID_BYTES];
+	uint64_t index; /* of the delete: states of younger tasks are those of a VM that was made since */
+};
+
 struct cluster {
 	char uuid[UUID_BYTES];
 	uint64_t index;	 /* of the last event */
@@ -291,6 +297,8 @@ struct cluster {
 	struct node nodes[NODES_MAX];
 	uint32_t fence_device_count; /* without gaps */
 	struct fence_device fence_devices[FENCE_DEVICES_MAX];
+	uint32_t deleted_count; /* the oldest first */
+	struct deleted_vm deleted[DELETED_MAX];
 	uint32_t vm_count; /* slots in use or freed: the table's length */
 	struct vm vms[VMS_MAX];
 	uint64_t task_serial; /* tasks ever begun */

@@ -98,7 +98,7 @@ static bool is_hex(char c)
 	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
 }
 
-static bool uuid_ok(const char *uuid)
+bool vm_uuid_ok(const char *uuid)
 {
 	for (int i = 0; i < UUID_BYTES - 1; i++) {
 		bool dash = i == 8 || i == 13 || i == 18 || i == 23;
@@ -258,7 +258,7 @@ int vm_def_check(const struct vm_def *def, struct err *err)
 	if (!name_ok(def->name))
 		return err_set(err, ERR_INVALID,
 			"name '%s': 1 to 63 of a-z, A-Z, 0-9, '.', '_', '-', the first a letter or digit", def->name);
-	if (!uuid_ok(def->uuid))
+	if (!vm_uuid_ok(def->uuid))
 		return err_set(err, ERR_INVALID, "uuid '%s': not a UUID in lower case", def->uuid);
 	if (def->memory_mib < MEMORY_MIB_MIN || def->memory_mib > MEMORY_MIB_MAX)
 		return err_set(err, ERR_INVALID, "memory %u MiB: allowed are %d to %d MiB", def->memory_mib, MEMORY_MIB_MIN,

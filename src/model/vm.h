@@ -83,8 +83,11 @@ bool name_ok(const char *name);
  * MACs need randomness and are the caller's (api). */
 void vm_def_pin(struct vm_def *def);
 
-/* 0, or -1 with ERR_INVALID and the rule that is broken. Checks the definition alone, not what exists anywhere. */
+/* As watari writes them: lower case. */
+bool vm_uuid_ok(const char *uuid);
+
 /* Equal definitions have equal digests; never 0. */
 uint64_t vm_def_digest(const struct vm_def *def);
 
+/* 0, or -1 with ERR_INVALID and the rule that is broken. Checks the definition alone, not what exists anywhere. */
 int vm_def_check(const struct vm_def *def, struct err *err);

@@ -355,6 +355,7 @@ void hypervisor_fake_free(struct hypervisor_fake *fake)
 	if (!fake)
 		return;
 	struct machine *machine = fake->machine;
+	machine_drop_purges(machine); /* threads of the daemon's, which end with it */
 	machine->driver = NULL;
 	while (machine->news) {
 		struct news *news = machine->news;

@@ -176,7 +176,7 @@ struct machine *machine_new(struct timeline *timeline, struct prng *prng, struct
 	return machine;
 }
 
-static void purges_drop(struct machine *machine)
+void machine_drop_purges(struct machine *machine)
 {
 	while (machine->purges) {
 		struct purge *purge = machine->purges;
@@ -191,7 +191,7 @@ void machine_free(struct machine *machine)
 	if (!machine)
 		return;
 	assert(!machine->driver);
-	purges_drop(machine);
+	machine_drop_purges(machine);
 	while (machine->instances)
 		instance_free(machine->instances);
 	free(machine);
@@ -200,7 +200,7 @@ void machine_free(struct machine *machine)
 void machine_power_loss(struct machine *machine)
 {
 	assert(!machine->driver);
-	purges_drop(machine);
+	machine_drop_purges(machine);
 	memset(machine->fail_next, 0, sizeof(machine->fail_next));
 	machine->holds = false;
 	machine->storage = STORAGE_OK;

@@ -86,6 +86,8 @@ uint64_t machine_now_us(const struct machine *machine); /* of the wall clock */
 struct instance *instance_find(const struct machine *machine, const char *vm); /* NULL: there is none */
 struct instance *instance_new(struct machine *machine, const struct vm_def *def, enum hv_state state);
 void instance_free(struct instance *instance);
+/* They come to nothing: the daemon that began them has ended. */
+void machine_drop_purges(struct machine *machine);
 /* The process is gone, and so is the instance. */
 void instance_die(struct instance *instance, enum gone_cause cause, const char *why);
 /* Its step did not work. A standby or a load that failed leaves nothing behind; nor does a start. */
