@@ -99,6 +99,9 @@ void vm_move_failed(struct step *step, struct vm *vm, uint32_t failed_node, cons
 void vm_no_room(struct step *step, struct vm *vm, uint32_t node);
 /* That time is over. */
 void vm_room_review(struct step *step, struct vm *vm, uint64_t *next_ms);
+/* Starting because a person asked for it, and for no other reason: should it fail he is told, and decides. One that would have
+ * been started by itself anyhow still is: who tries to help takes nothing away. */
+bool vm_start_is_asked(const struct vm *vm);
 void vm_died(struct step *step, struct vm *vm, const char *why);
 void vm_source_gone(struct step *step, struct vm *vm, const char *why);
 void vm_copy_held(struct step *step, struct vm *vm);

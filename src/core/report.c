@@ -57,6 +57,22 @@ static void panicked(struct step *step, struct vm *vm)
 	vm_went_off(step, vm, why);
 }
 
+/* A start that would have come by itself, which the node could not even begin: nothing has run, no death. */
+static void not_begun(struct step *step, struct vm *vm)
+{
+	char why[REASON_BYTES];
+
+	reason_set(why, "not started on %s: %.200s", cluster_node_name(step->cluster, step->event->node), step->event->text);
+	task_trouble(step, vm, step->event->code);
+	task_end(step, vm, TASK_FAILED, "%s", why);
+	if (step->event->code == ERR_IO) {
+		storage_start_failed(step, vm);
+		return;
+	}
+	vm_no_room(step, vm, vm->owner);
+	vm_went_off(step, vm, why);
+}
+
 static void gone(struct step *step, struct vm *vm)
 {
 	const char *node = cluster_node_name(step->cluster, step->event->node);
@@ -89,15 +105,9 @@ static void gone(struct step *step, struct vm *vm)
 		vm_went_off(step, vm, why);
 		return;
 	}
-	if (vm->state == VM_STARTING && !vm->task && step->event->code == ERR_IO) {
-		storage_start_failed(step, vm);
-		return;
-	}
-	if (vm->state == VM_STARTING && !vm->task && step->event->code == ERR_NO_ROOM) {
-		/* Nothing of it has run: no death. */
-		reason_set(why, "not started on %s: %.200s", node, step->event->text);
-		vm_no_room(step, vm, vm->owner);
-		vm_went_off(step, vm, why);
+	if (vm->state == VM_STARTING && !vm_start_is_asked(vm) &&
+		(step->event->code == ERR_IO || step->event->code == ERR_NO_ROOM)) {
+		not_begun(step, vm);
 		return;
 	}
 	if (step->event->cause == GONE_SELF_FENCED) {

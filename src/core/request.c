@@ -239,6 +239,7 @@ static void start(struct step *step, struct vm *vm)
 	}
 	if (vm->state == VM_SAVED)
 		vm_went_off(step, vm, "the saved state was discarded on request");
+	vm->wanted = vm->want == WANT_ON;
 	task_begin(step, vm, TASK_START, node);
 	vm_start_on(step, vm, node, why);
 }

@@ -206,10 +206,15 @@ static void count_death(struct step *step, struct vm *vm, uint32_t node, const c
 		policy.restart_period_s, policy.retry_after_s ? "tried again later" : "an administrator decides", why);
 }
 
+bool vm_start_is_asked(const struct vm *vm)
+{
+	return vm->state == VM_STARTING && vm->task && !vm->wanted;
+}
+
 /* Proof: GONE for this epoch came from the owner. policy_run finds it a place. */
 void vm_died(struct step *step, struct vm *vm, const char *why)
 {
-	bool asked = vm->state == VM_STARTING && vm->task;
+	bool asked = vm_start_is_asked(vm);
 
 	task_end(step, vm, TASK_FAILED, "%s", why);
 	if (asked || vm->want == WANT_OFF) {
@@ -268,7 +273,7 @@ void vm_owner_lost(struct step *step, struct vm *vm, const char *why)
 /* Proof: the node is NODE_DEAD, has another boot id, or ended the copy for want of quorum. The VM did nothing wrong: its own deaths are not counted. */
 void vm_owner_dead(struct step *step, struct vm *vm, const char *why)
 {
-	bool asked = vm->state == VM_STARTING && vm->task;
+	bool asked = vm_start_is_asked(vm);
 
 	task_end(step, vm, TASK_FAILED, "%s", why);
 	if (vm->want == WANT_OFF || asked) {

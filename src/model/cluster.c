@@ -148,6 +148,7 @@ static const struct field vm_fields[] = {
 	SCHEMA_U64(37, vm, no_room),
 	SCHEMA_U64(38, vm, no_room_ms),
 	SCHEMA_U32(39, vm, no_room_count),
+	SCHEMA_BOOL(40, vm, wanted),
 };
 SCHEMA_DEFINE(vm_schema, vm, vm_fields);
 

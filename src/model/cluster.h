@@ -237,6 +237,7 @@ struct vm {
 	bool turn_off;	   /* STOPPING: end QEMU now, instead of asking the guest */
 	bool cancelled;	   /* RETURN: because somebody asked, not because a step failed */
 	bool started;	   /* this epoch has run on its owner: a missing copy has died rather than not begun */
+	bool wanted;	   /* STARTING, asked: it would have been started by itself, and will be if this start fails */
 	bool displaced;	   /* not by an administrator's will where it is: failback may bring it home */
 	uint64_t exhausted; /* nodes on which its restarts are used up, bit id - 1 */
 	uint64_t killed;    /* nodes that died soon after it was started there, one after the other */
