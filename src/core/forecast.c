@@ -81,6 +81,19 @@ static void list_vms(const struct cluster *from, struct forecast_work *work, str
 
 enum way { BY_DEVICE, BY_WATCHDOG, BY_PERSON, WAYS };
 
+/* Those of the level that is switched: "power-n3", or "pdu-a and pdu-b". */
+static void device_names(const struct cluster *cluster, const struct node *node, char text[REASON_BYTES])
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (uint32_t i = 0; i < cluster->fence_device_count && used < REASON_BYTES - 1; i++) {
+		const struct fence_device *device = &cluster->fence_devices[i];
+		if (device->node == node->id && device->level == node->fence.level)
+			used += (size_t)snprintf(text + used, REASON_BYTES - used, "%s%s", used ? " and " : "", device->name);
+	}
+}
+
 static bool prove(struct forecast_work *work, struct forecast *forecast, uint32_t id, enum way way)
 {
 	struct cluster *cluster = &work->cluster;
@@ -97,9 +110,8 @@ static bool prove(struct forecast_work *work, struct forecast *forecast, uint32_
 		event->epoch = node->fence.began_index;
 		event->proof = PROOF_FENCED;
 		event->was_on = true;
-		snprintf(event->text, sizeof(event->text), "devices of level %u", node->fence.level);
-		reason_set(text, "fenced by %s (devices of level %u)", cluster_node_name(cluster, node->fence.by),
-			node->fence.level);
+		device_names(cluster, node, event->text);
+		reason_set(text, "fenced by %s (%s)", cluster_node_name(cluster, node->fence.by), event->text);
 	} else if (way == BY_WATCHDOG) {
 		uint64_t await_ms = core_fence_duty(cluster, id, member).await_ms;
 		if (!await_ms)

@@ -210,7 +210,7 @@ static void a_start_tells_which_nodes_could_not_take_it(void **state)
 	RUN(3, .memory_mib = 1024, .name = "web");
 	forecast(w, 4);
 	assert_string_equal(of(w, "web")->text,
-		"starting on n1: n3 is dead: fenced by n1: devices of level 1; n2 has 512 MiB free, web needs 1024");
+		"starting on n1: n3 is dead: fenced by n1: ipmi-n3; n2 has 512 MiB free, web needs 1024");
 	let_n3_die(w, order);
 	assert_int_equal(of(w, "web")->to, cluster_vm_find(w->cluster, "web")->owner);
 }
