@@ -34,6 +34,7 @@
 /* Worked timeline: core/timing.h gives a standby 60 s and a load 30 s; the driver gives up earlier, so that the reason is
  * known and no QEMU is left behind when the core decides. */
 enum {
+	RESET_NOTE_MS = 60 * 1000, /* a guest that reboots again and again is told of once in so long */
 	STORE_LIMIT_MS = 20 * 1000,  /* opening files on shared storage */
 	GREETING_LIMIT_MS = 30 * 1000, /* QEMU's monitor after exec */
 	QMP_LIMIT_MS = 10 * 1000,
@@ -132,6 +133,8 @@ struct instance {
 	bool silent;	       /* given up for it: no polite end */
 	struct heartbeat heartbeat;
 	const char *paused; /* a constant: why the guest stopped by itself; NULL: it did not */
+	uint32_t resets; /* by the guest, since they were told of, */
+	uint64_t resets_told_ms; /* which was then; 0: never */
 	bool storage_lost; /* storage.c */
 	char storage_text[REASON_BYTES];
 	enum ending ending;
