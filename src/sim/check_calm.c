@@ -103,6 +103,17 @@ static bool has_suspect(const struct calm_nodes *nodes, uint32_t node, const str
 	return nodes->suspects[node] > (but->killed && is_on(but, node) ? 1u : 0u);
 }
 
+/* B9: a quarantined node takes VMs where there is none that is not. */
+static bool quarantined(const struct sim *sim, const struct cluster *cluster, uint64_t members, uint32_t node)
+{
+	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
+		const struct node *other = cluster_node(cluster, id);
+		if ((members & node_bit(id)) && other->state == NODE_ONLINE && !other->quarantine_ms)
+			return cluster_node(cluster, node)->quarantine_ms != 0;
+	}
+	return false;
+}
+
 static bool has_place(struct sim *sim, const struct cluster *cluster, struct calm_nodes *nodes, const struct vm *vm,
 	uint64_t members)
 {
@@ -110,12 +121,22 @@ static bool has_place(struct sim *sim, const struct cluster *cluster, struct cal
 		count_nodes(sim, cluster, nodes);
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		const struct node *node = cluster_node(cluster, id);
-		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !node->quarantine_ms &&
+		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !quarantined(sim, cluster, members, id) &&
 			!(vm->killed && has_suspect(nodes, id, vm)) &&
 			!((vm->exhausted | vm->storage_lost) & node_bit(id)) &&
 			used_mib(nodes, id, vm) + vm->def.memory_mib <= sim->config.memory_mib)
 			return true;
 	}
+	return false;
+}
+
+/* Its QEMU hangs: nobody knows before it has been silent for long, and then it is killed (B17). The clock begins when it is
+ * dead. */
+static bool hangs(const struct sim *sim, const char *uuid)
+{
+	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
+		if (copy->hangs && !copy->dead && !strcmp(copy->guest->vm, uuid))
+			return true;
 	return false;
 }
 
@@ -130,11 +151,10 @@ static uint64_t bound_ms(struct sim *sim, const struct cluster *cluster, struct 
 		return UINT64_MAX;
 	if (vm->owner && !(members & node_bit(vm->owner)))
 		proof = proof_ms(sim, cluster, vm->owner);
-	if (proof == UINT64_MAX || !has_place(sim, cluster, nodes, vm, members))
+	if (proof == UINT64_MAX || !has_place(sim, cluster, nodes, vm, members) ||
+		(vm->state == VM_ONLINE && hangs(sim, check->uuid)))
 		return UINT64_MAX;
-	/* Of a QEMU that hangs nobody knows before it has been silent for so long (B17). */
-	uint64_t silence = vm->state == VM_ONLINE ? MACHINE_SILENCE_MS : 0;
-	return LOOK_AGAIN_MS + silence + proof + BEGIN_MS + UINT64_C(4) * sim->config.step_ms;
+	return LOOK_AGAIN_MS + proof + BEGIN_MS + UINT64_C(4) * sim->config.step_ms;
 }
 
 void checks_calm(struct sim *sim, bool disturbed)

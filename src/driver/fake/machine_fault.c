@@ -131,6 +131,7 @@ bool machine_qemu_silent(struct machine *machine, const char *vm, bool silent)
 		return false;
 	if (silent) {
 		world_stop(machine->world, instance->copy, "QEMU hangs");
+		instance->copy->hangs = true;
 		instance->silence = timeline_after(machine->timeline, MACHINE_SILENCE_MS * UINT64_C(1000),
 			silence_noticed, instance);
 		return true;

@@ -172,6 +172,7 @@ void world_go_on(struct world *world, struct world_copy *copy, uint64_t epoch)
 {
 	assert(!copy->executes && !copy->dead);
 	copy->epoch = epoch;
+	copy->hangs = false;
 	execute(world, copy, WORLD_GO_ON, copy->disk_generation == copy->guest->disk_generation);
 }
 

@@ -56,6 +56,7 @@ struct world_copy {
 	uint64_t state_task;	   /* the same as a number that stays */
 	bool executes;
 	bool filling; /* reads pages of state still */
+	bool hangs; /* its QEMU does nothing; whoever looks after it kills it in time */
 	bool dead;
 	uint64_t began_us, stopped_us; /* executing, last */
 	uint64_t died_us;
