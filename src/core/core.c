@@ -103,6 +103,40 @@ static void rebooted_between(struct step *step, struct node *node)
 			vm_source_gone(step, &cluster->vms[i], why);
 }
 
+/* It decided by itself while the others, or the other one, took it for dead: nothing of that is in this log, and somebody
+ * has to know (decision 0030). */
+static void view_forked(struct step *step, struct node *node, const struct member_boot *boot)
+{
+	char what[64] = "its decisions";
+
+	step->out->nodes_changed |= node_bit(node->id);
+	if (boot->fork_index && boot->fork_index >= boot->committed) {
+		reason_set(node->reason,
+			"ALARM: its state was not that of the others after the same %llu events, and it takes theirs: its memory "
+			"or disk is bad, or this program is wrong",
+			(unsigned long long)boot->committed);
+		return;
+	}
+	if (boot->fork_index)
+		snprintf(what, sizeof(what), "its events %llu to %llu", (unsigned long long)boot->fork_index + 1,
+			(unsigned long long)boot->committed);
+	reason_set(node->reason,
+		"ALARM: it went on by itself while it was taken for dead: %s are dropped, with what was acknowledged there; "
+		"they stand in its journal",
+		what);
+}
+
+/* The views of this history, newest last. */
+static void view_remember(struct step *step)
+{
+	struct cluster *cluster = step->cluster;
+
+	if (cluster->view_count == VIEWS_MAX)
+		memmove(cluster->views, cluster->views + 1, --cluster->view_count * sizeof(cluster->views[0]));
+	cluster->views[cluster->view_count++] =
+		(struct view_mark){.index = cluster->index, .nonce = step->event->nonce};
+}
+
 static void view_boots(struct step *step)
 {
 	const struct event *event = step->event;
@@ -114,6 +148,8 @@ static void view_boots(struct step *step)
 		struct node *node = &step->cluster->nodes[boot->node - 1];
 		if (node->state == NODE_ONLINE && strcmp(node->facts.boot_id, boot->boot_id) != 0)
 			rebooted_between(step, node);
+		if (boot->forked)
+			view_forked(step, node, boot);
 	}
 }
 
@@ -145,6 +181,7 @@ static void view_step(struct step *step)
 			quarantine_left(step, node);
 	}
 	step->out->nodes_changed |= before ^ cluster->members;
+	view_remember(step);
 	step->reword = true;
 	vms_lost(step, lost);
 	view_boots(step);

@@ -323,6 +323,30 @@ static bool split(const uint8_t *bytes, size_t size, struct incoming_line *lines
 	return true;
 }
 
+void history_rewind(struct engine *engine, uint64_t index)
+{
+	uint64_t have = engine->history_count < HISTORY_MAX ? engine->history_count : HISTORY_MAX;
+	uint64_t first = engine->history_count - have, count = 0;
+	CLEANUP_FREE struct engine_history *kept = malloc((have + 1) * sizeof(*kept));
+	struct store_line from = {.index = index + 1};
+
+	assert(kept);
+	for (uint64_t i = 0; i < have; i++) {
+		const struct engine_history *line = &engine->history[(first + i) % HISTORY_MAX];
+		if (line->index <= index)
+			kept[count++] = *line;
+		else
+			engine_trace(engine, "dropped: %llu: %s", (unsigned long long)line->index, line->text);
+	}
+	if (engine->history_index <= index)
+		return;
+	memcpy(engine->history, kept, count * sizeof(*kept));
+	engine->history_loaded = engine->history_loaded && !first;
+	engine->history_count = count;
+	engine->history_index = index;
+	engine->ports.store->ops->note(engine->ports.store, &from);
+}
+
 void history_take(struct engine *engine, const uint8_t *bytes, size_t size, uint64_t up_to)
 {
 	CLEANUP_FREE struct incoming_line *lines = calloc(TRAIL_LINES_MAX, sizeof(*lines));

@@ -107,6 +107,10 @@ struct peer {
 	uint64_t pledged;
 	uint64_t trail;
 	char boot_id[UUID_BYTES];
+	uint64_t committed;
+	uint64_t lost_above, lost_to;
+	uint32_t view_count;
+	struct view_mark views[VIEWS_MAX];
 	bool ready;	/* its log is the same as ours and durable, and so is its pledge of this term */
 	uint64_t acked; /* durable there, of this term */
 };
@@ -251,6 +255,7 @@ struct engine {
 	struct engine_history *history;
 	uint64_t history_count;
 	bool history_loaded;
+	uint64_t lost_above, lost_to; /* events that were committed here alone and are dropped; the log does not say so yet */
 	uint64_t history_index; /* up to here it is known what came of each event */
 	char event_vm[NAME_BYTES]; /* the VM that the event being applied names: a delete leaves no other trace of it */
 	struct engine_progress *progress;
@@ -300,6 +305,24 @@ void sync_look(struct engine *engine);
 void sync_begin(struct engine *engine);
 void sync_send_event(struct engine *engine, struct event *event);
 
+/* fork.c: whether what two members have is one history (decision 0030) */
+/* What this node's STATE says of that. */
+void fork_state(const struct engine *engine, struct message *state);
+/* Keeps what a STATE says. False: it contradicts itself. */
+bool fork_peer(struct peer *peer, const struct message *state);
+/* The log of `whole` holds all that `part` has committed. */
+bool fork_holds(const struct peer *whole, const struct peer *part);
+/* Whose history goes on; 0: nobody has told what he has. */
+uint32_t fork_best(const struct engine *engine);
+/* The last event that both have, if that is known; else 0. */
+uint64_t fork_index(const struct peer *a, const struct peer *b);
+/* For the view event: what becomes of this member's history. */
+void fork_report(const struct engine *engine, uint32_t node, struct member_boot *boot);
+/* Before the best member's state is taken: where what was committed here is not in it, all that this node knows by
+ * numbers of its own is void. */
+void fork_drop(struct engine *engine);
+void fork_applied(struct engine *engine, const struct event *event);
+
 /* half.c */
 bool half_waits(const struct engine *engine, const struct group_view *view, bool alone_in_log);
 void half_begin(struct engine *engine);
@@ -335,6 +358,8 @@ void history_applied(struct engine *engine, const struct event *event);
 int history_load(struct engine *engine, struct err *err);
 /* The lines of events above this index, for a member that takes our state; the caller frees. NULL: none. */
 uint8_t *history_collect(struct engine *engine, uint64_t above, size_t *size);
+/* All lines behind this event are another history's, which was dropped: they go to the journal alone. */
+void history_rewind(struct engine *engine, uint64_t index);
 /* Those of another member that this one lacks, as far as the state that is taken. Any bytes are survived. */
 void history_take(struct engine *engine, const uint8_t *bytes, size_t size, uint64_t up_to);
 

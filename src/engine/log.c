@@ -190,6 +190,7 @@ static void apply_first(struct engine *engine)
 	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
 	for (uint32_t i = 0; i < engine->outcome->change_count; i++)
 		reconcile_dirty(engine, engine->outcome->changes[i].vm);
+	fork_applied(engine, event);
 	service_applied(engine, event);
 	selffence_on_applied(engine);
 	if (first)

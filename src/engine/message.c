@@ -23,6 +23,10 @@ static const struct field message_fields[] = {
 	SCHEMA_U64(12, message, pledged),
 	SCHEMA_U64(13, message, trail),
 	SCHEMA_TEXT(14, message, boot_id),
+	SCHEMA_U64(15, message, committed),
+	SCHEMA_LIST(16, message, views, view_count, &view_mark_schema),
+	SCHEMA_U64(17, message, lost_above),
+	SCHEMA_U64(18, message, lost_to),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 

@@ -39,6 +39,10 @@ struct message {
 	uint64_t pledged;  /* STATE: the youngest term that it has taken part in */
 	uint64_t trail;	   /* STATE: of the newest event whose history it has */
 	char boot_id[UUID_BYTES]; /* STATE: of its node */
+	uint64_t committed; /* STATE: up to here it has acted on its log, or may have; 0: an older program, which has on applied */
+	uint64_t lost_above, lost_to; /* STATE: it has dropped what it had committed there, and the log does not say so yet */
+	uint32_t view_count;
+	struct view_mark views[VIEWS_MAX]; /* STATE: the newest in its log, committed or not */
 	uint64_t payload_size;
 };
 

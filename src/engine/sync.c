@@ -5,6 +5,8 @@
  *   then the longest log, then the lowest id ──▶ best: TRAIL…, SNAPSHOT…, ENTRY…, END ──▶ all: that log and the new term are on
  *   disk here (ACK) ──▶ enough members: lowest member: the view event, first of the term ──▶ durable at enough ──▶ done
  *
+ * Whose log is the best, and what becomes of a history that two halves have gone on with apart: fork.c.
+ *
  * The nonce ties the STATEs to this view: one that was sent in an earlier view and is delivered now would speak of a log
  * that has grown since, and a committed entry could be left out. The pledge makes a term one view's own: before its first
  * event exists anywhere, a majority has the term on disk, so that no later view can come to the same number, also when
@@ -212,6 +214,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
 	state.trail = engine->history_index;
+	fork_state(engine, &state);
 	memcpy(state.boot_id, engine->config.boot_id, sizeof(state.boot_id));
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
 	engine->lease.current = false;
@@ -219,16 +222,10 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	engine_send(engine, &state, NULL);
 }
 
-static bool better(const struct peer *a, const struct peer *b)
-{
-	return a->term != b->term ? a->term > b->term : a->index > b->index;
-}
-
 /* Who cannot go on from the best member's log alone, and needs its applied state. */
 static bool snapshot_needed(const struct peer *peer, const struct peer *best)
 {
-	return peer->told && (peer->applied < best->applied ||
-				     (peer->applied == best->applied && peer->digest != best->digest));
+	return peer->told && (peer->applied < best->applied || !fork_holds(best, peer));
 }
 
 static void transfer_send(void *ctx);
@@ -316,9 +313,13 @@ static void begin_transfer(struct engine *engine)
 	engine->sync = SYNC_TRANSFER;
 	if (engine->best != engine->ports.group->node)
 		return;
-	for (uint32_t i = 0; i < NODES_MAX; i++)
-		if (snapshot_needed(&engine->peers[i], best) && engine->peers[i].trail < trail)
-			trail = engine->peers[i].trail;
+	for (uint32_t i = 0; i < NODES_MAX; i++) {
+		const struct peer *peer = &engine->peers[i];
+		if (!snapshot_needed(peer, best))
+			continue;
+		uint64_t have = fork_holds(best, peer) ? peer->trail : fork_index(peer, best);
+		trail = have < trail ? have : trail;
+	}
 	if (trail != UINT64_MAX) {
 		struct blob *snapshot = &engine->snapshot;
 		snapshot->size = schema_encode(&cluster_schema, engine->cluster, NULL, 0);
@@ -331,23 +332,6 @@ static void begin_transfer(struct engine *engine)
 	transfer_send(engine);
 }
 
-/* What a member has applied was committed: a log that ends before it is not the one to take, whatever its term. */
-static uint32_t best_member(const struct engine *engine)
-{
-	uint64_t applied = 0;
-	uint32_t best = 0;
-
-	for (uint32_t i = 0; i < NODES_MAX; i++)
-		if (engine->peers[i].told && engine->peers[i].applied > applied)
-			applied = engine->peers[i].applied;
-	for (uint32_t id = 1; id <= NODES_MAX; id++) {
-		const struct peer *peer = &engine->peers[id - 1];
-		if (peer->told && peer->index >= applied && (!best || better(peer, &engine->peers[best - 1])))
-			best = id;
-	}
-	return best;
-}
-
 static void on_state(struct engine *engine, uint32_t from, const struct message *message)
 {
 	uint64_t term = engine->view.ring_seq;
@@ -355,15 +339,20 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 	/* Nobody has applied what he does not have: such a message would leave no best member. */
 	if (engine->sync != SYNC_COLLECT || message->nonce != engine->nonce || message->applied > message->index)
 		return;
-	sync_goes_on(engine);
-	engine->peers[from - 1] = (struct peer){.told = true,
+	struct peer told = {.told = true,
 		.term = message->term,
 		.index = message->index,
 		.applied = message->applied,
 		.digest = message->digest,
 		.trail = message->trail,
 		.pledged = message->pledged};
-	memcpy(engine->peers[from - 1].boot_id, message->boot_id, sizeof(message->boot_id));
+	if (!fork_peer(&told, message)) {
+		engine->dropped++;
+		return;
+	}
+	sync_goes_on(engine);
+	memcpy(told.boot_id, message->boot_id, sizeof(told.boot_id));
+	engine->peers[from - 1] = told;
 	engine->best = 0;
 	for (uint32_t id = 1; id <= NODES_MAX; id++) {
 		const struct peer *peer = &engine->peers[id - 1];
@@ -377,11 +366,11 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		if (peer->pledged >= term)
 			term = peer->pledged + 1;
 	}
-	engine->best = best_member(engine);
+	engine->best = fork_best(engine);
 	engine->term = term;
 	const struct peer *own = &engine->peers[engine->ports.group->node - 1];
 	const struct peer *best = &engine->peers[engine->best - 1];
-	if (own->term == best->term && own->index == best->index)
+	if (own->term == best->term && own->index == best->index && fork_holds(best, own))
 		lease_on_current(engine);
 	begin_transfer(engine);
 }
@@ -434,6 +423,7 @@ static bool take_snapshot(struct engine *engine)
 	}
 	engine_trace(engine, "takes the state of node %u at %llu, had %llu", engine->best,
 		(unsigned long long)cluster->index, (unsigned long long)engine->cluster->index);
+	fork_drop(engine);
 	free(engine->cluster);
 	engine->cluster = cluster;
 	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
@@ -449,7 +439,12 @@ static bool take_snapshot(struct engine *engine)
 	return true;
 }
 
-/* Own entries that are the same as the incoming ones stay: equal index and term means equal entry. */
+static bool same_entry(const struct entry *a, const struct entry *b)
+{
+	return a->term == b->term && a->size == b->size && !memcmp(a->bytes, b->bytes, a->size);
+}
+
+/* Own entries that are the same as the incoming ones stay. In one history equal index and term would mean equal entry. */
 static void merge_incoming(struct engine *engine)
 {
 	uint64_t applied = engine->cluster->index;
@@ -459,7 +454,7 @@ static void merge_incoming(struct engine *engine)
 		if (entry->index <= applied)
 			continue;
 		size_t at = (size_t)(entry->index - applied - 1);
-		if (at < engine->tail.count && engine->tail.items[at].term == entry->term)
+		if (at < engine->tail.count && same_entry(&engine->tail.items[at], entry))
 			continue;
 		if (at < engine->tail.count) {
 			entries_drop_above(&engine->tail, entry->index - 1);
@@ -491,6 +486,7 @@ static void send_view_event(struct engine *engine)
 	event->kind = EVENT_VIEW;
 	event->members = engine->view.members;
 	event->ring = engine->view.ring;
+	event->nonce = engine->nonce;
 	if (engine->sole_over) {
 		event->target = engine->sole_over;
 		event->proof = engine->sole_proof;
@@ -503,6 +499,7 @@ static void send_view_event(struct engine *engine)
 		struct member_boot *boot = &event->boots[event->boot_count++];
 		boot->node = id;
 		memcpy(boot->boot_id, engine->peers[id - 1].boot_id, sizeof(boot->boot_id));
+		fork_report(engine, id, boot);
 	}
 	sync_send_event(engine, event);
 }
@@ -524,16 +521,16 @@ void sync_on_ready(struct engine *engine)
 static void on_end(struct engine *engine, const struct message *message)
 {
 	const struct peer *best = &engine->peers[engine->best - 1];
-	const struct cluster *own = engine->cluster;
-	bool behind = own->index < best->applied || (own->index == best->applied && own->digest != best->digest);
+	const struct peer *own = &engine->peers[engine->ports.group->node - 1];
+	bool forked = !fork_holds(best, own);
 
 	if (engine->best != engine->ports.group->node) {
 		/* Not from an honest sender: nothing of what is committed here is given up for it. */
-		if (own->index > best->index) {
+		if (!forked && engine->cluster->index > best->index) {
 			sync_leave(engine, "the log that was sent lacks what is committed here");
 			return;
 		}
-		if (behind && !take_snapshot(engine)) {
+		if (snapshot_needed(own, best) && !take_snapshot(engine)) {
 			sync_leave(engine, "the state that was sent does not hold what it says");
 			return;
 		}

@@ -176,6 +176,12 @@ static const struct field deleted_vm_fields[] = {
 };
 static SCHEMA_DEFINE(deleted_vm_schema, deleted_vm, deleted_vm_fields);
 
+static const struct field view_mark_fields[] = {
+	SCHEMA_U64(1, view_mark, index),
+	SCHEMA_U64(2, view_mark, nonce),
+};
+SCHEMA_DEFINE(view_mark_schema, view_mark, view_mark_fields);
+
 static const struct field cluster_fields[] = {
 	SCHEMA_TEXT(1, cluster, uuid),
 	SCHEMA_U64(2, cluster, index),
@@ -190,12 +196,16 @@ static const struct field cluster_fields[] = {
 	SCHEMA_LIST(11, cluster, fence_devices, fence_device_count, &fence_device_schema),
 	SCHEMA_U64(12, cluster, policy_ms),
 	SCHEMA_LIST(13, cluster, deleted, deleted_count, &deleted_vm_schema),
+	SCHEMA_LIST(14, cluster, views, view_count, &view_mark_schema),
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 
 static const struct field member_boot_fields[] = {
 	SCHEMA_U32(1, member_boot, node),
 	SCHEMA_TEXT(2, member_boot, boot_id),
+	SCHEMA_BOOL(3, member_boot, forked),
+	SCHEMA_U64(4, member_boot, fork_index),
+	SCHEMA_U64(5, member_boot, committed),
 };
 static SCHEMA_DEFINE(member_boot_schema, member_boot, member_boot_fields);
 
@@ -227,6 +237,7 @@ static const struct field event_fields[] = {
 	SCHEMA_ENUM(25, event, code, err_name, ERR_CODE_COUNT),
 	SCHEMA_LIST(26, event, boots, boot_count, &member_boot_schema),
 	SCHEMA_U64(27, event, was_digest),
+	SCHEMA_U64(28, event, nonce),
 };
 SCHEMA_DEFINE(event_schema, event, event_fields);
 

@@ -286,6 +286,12 @@ struct deleted_vm {
 	uint64_t index; /* of the delete: states of younger tasks are those of a VM that was made since */
 };
 
+/* A view, by the event that began it. No two views have one nonce. */
+struct view_mark {
+	uint64_t index;
+	uint64_t nonce;
+};
+
 struct cluster {
 	char uuid[UUID_BYTES];
 	uint64_t index;	 /* of the last event */
@@ -294,6 +300,8 @@ struct cluster {
 	uint64_t members; /* of the view, bit id - 1 */
 	uint64_t policy_ms; /* when core/policy.c wants a tick; 0: never */
 	uint64_t ring;	  /* nodes whose corosync the view's sender saw, with a daemon or without */
+	uint32_t view_count; /* the newest views, oldest first: two histories with the same ones are one history */
+	struct view_mark views[VIEWS_MAX];
 	uint32_t node_count; /* always NODES_MAX in memory; the table's length */
 	struct node nodes[NODES_MAX];
 	uint32_t fence_device_count; /* without gaps */
@@ -314,6 +322,7 @@ extern const struct schema move_figures_schema;
 extern const struct schema saved_state_schema;
 extern const struct schema vm_schema;
 extern const struct schema task_schema;
+extern const struct schema view_mark_schema;
 extern const struct schema cluster_schema;
 
 /* Lookups; NULL when absent. Names are unique among VMs. */

@@ -54,10 +54,13 @@ enum { EVENT_KIND_COUNT = EVENT_KINDS(CLUSTER_COUNT), GONE_CAUSE_COUNT = GONE_CA
 const char *event_kind_name(int kind);
 const char *gone_cause_name(int cause);
 
-/* Of a member of a new view: which boot of the node its daemon runs in. */
+/* Of a member of a new view: which boot of the node its daemon runs in, and whether its history was dropped. */
 struct member_boot {
 	uint32_t node;
 	char boot_id[UUID_BYTES];
+	bool forked; /* it had committed what is not in the history that goes on … */
+	uint64_t fork_index; /* … behind this event; 0: it is not known behind which */
+	uint64_t committed;  /* … up to this one */
 };
 
 struct event {
@@ -78,6 +81,7 @@ struct event {
 	enum gone_cause cause;
 	uint64_t members;
 	uint64_t ring;
+	uint64_t nonce; /* VIEW: of its sync, no other view's; 0: an older program's */
 	uint32_t boot_count;
 	struct member_boot boots[NODES_MAX]; /* VIEW: what the members told when it was synced */
 	enum death_proof proof;

@@ -5,6 +5,7 @@
 enum {
 	NODES_MAX = 64, /* corosync node ids are 1 … NODES_MAX here; id - 1 is the index and the bit */
 	VMS_MAX = 10000,
+	VIEWS_MAX = 32, /* that are remembered, to tell histories apart */
 	TASKS_MAX = 256, /* the newest tasks that are remembered */
 	DELETED_MAX = 64, /* the newest VMs that were deleted */
 	VM_DISKS_MAX = 8,

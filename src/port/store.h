@@ -77,7 +77,8 @@ struct store_ops {
 	void (*pledge)(struct store *store, uint64_t term);
 	/* Queues one line of the audit trail; number 0 replaces all that was there for this index. It is part of the next
 	 * transaction and so never behind a snapshot that is installed after it. Not an entry's part: neither truncate nor
-	 * install takes it away, only age does (the store's own bound). */
+	 * install takes it away, only age does (the store's own bound), and a line without bytes: all lines from its index
+	 * on go (they tell of a history that was dropped). */
 	void (*note)(struct store *store, const struct store_line *line);
 	/* Blocking and read-only: the audit trail backwards, the newest line below this index first. What was not flushed
 	 * yet is not there. */

@@ -47,6 +47,9 @@ void checks_calm(struct sim *sim, bool disturbed);
 /* At the end: its history is what was said when it happened, all of it. */
 void check_trail(struct sim *sim, struct sim_node *node);
 
+/* A store was given up, and with it perhaps one of two histories. */
+void checks_wiped(struct sim *sim);
+
 /* check_end.c: NULL when the cluster is at rest and well, else what is not. Valid until the next call. */
 const char *check_end(struct sim *sim);
 void check_end_states(struct sim *sim);

@@ -61,13 +61,49 @@ static bool on_trail(void *ctx, const struct engine_history *line)
 	return true;
 }
 
+struct trail_fold {
+	uint64_t hash;
+	bool told; /* that a history was dropped */
+};
+
+static bool on_fold(void *ctx, const struct engine_history *line)
+{
+	struct trail_fold *fold = ctx;
+
+	fold->hash = hash64(line->text, strlen(line->text), fold->hash ^ line->index);
+	fold->told |= strstr(line->text, "went on by itself") != NULL;
+	return true;
+}
+
+/* There were two histories. There is one now, the same on every node; and where both had gone on, it says so. */
+static void check_joined_trail(struct sim *sim, struct sim_node *node)
+{
+	struct trail_fold first = {0}, own = {0};
+	struct err err;
+
+	if (engine_history_back(sim->nodes[1].engine, UINT64_MAX, on_fold, &first, &err) < 0 ||
+		engine_history_back(node->engine, UINT64_MAX, on_fold, &own, &err) < 0)
+		sim_violation(sim, "n%u's history cannot be read: %s", node->id, err.text);
+	else if (own.hash != first.hash)
+		sim_violation(sim, "I8: n%u's history is not that of n1, after they met", node->id);
+	else if (sim->checks->forked && !own.told)
+		sim_violation(sim, "I8: two nodes went on by themselves, and n%u's history does not say so", node->id);
+}
+
+void checks_wiped(struct sim *sim)
+{
+	sim->checks->forked = false; /* perhaps the one that was dropped; an administrator has seen to it */
+}
+
 void check_trail(struct sim *sim, struct sim_node *node)
 {
 	struct trail_check check = {.checks = sim->checks, .left = sim->checks->line_count};
 	struct err err;
 
-	if (sim->checks->two_histories)
+	if (sim->checks->two_histories) {
+		check_joined_trail(sim, node);
 		return;
+	}
 	if (engine_history_back(node->engine, UINT64_MAX, on_trail, &check, &err) < 0)
 		sim_violation(sim, "n%u's history cannot be read: %s", node->id, err.text);
 	else if (check.wrong)

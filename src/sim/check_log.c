@@ -110,6 +110,7 @@ static void check_same_history(struct sim *sim, const struct sim_node *node, con
 		note_saved(sim, cluster);
 	} else if (point->digest != cluster->digest && sim->checks->two_histories) {
 		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
+		sim->checks->forked = true;
 	} else if (point->digest != cluster->digest) {
 		sim_violation(sim, "I5: n%u and n%u have committed different histories up to index %" PRIu64, point->node,
 			node->id, cluster->index);

@@ -356,6 +356,7 @@ bool sim_wipe_store(struct sim *sim, uint32_t id)
 		return false;
 	sim_trace(sim, "# wipe the store of %s", node->name);
 	disk_wipe(node->disk);
+	checks_wiped(sim);
 	node->refused = false;
 	restart_later(node, DAEMON_RESTART_MS);
 	return true;

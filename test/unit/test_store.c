@@ -166,6 +166,27 @@ static void the_trail_outlives_the_log(void **state)
 	assert_int_equal(trail.newest, 50);
 }
 
+/* Lines of a history that was dropped are not to be read again, nor to hide the new ones of the same number. */
+static void a_dropped_history_leaves_the_trail(void **state)
+{
+	struct world *world = *state;
+	struct store_line from = {.index = 6};
+	world_must_open(world);
+	world_append(world, 1, 9, 1);
+	for (uint64_t i = 1; i <= 9; i++)
+		note(world, i, 0);
+	world_must_flush(world, 9);
+	world->store->ops->note(world->store, &from);
+	note(world, 6, 1);
+	world_install(world, 7, 2, 100, false);
+	world_must_flush(world, 7);
+	world_close(world);
+	world_must_open(world);
+	struct trail trail = read_trail(world, UINT64_MAX, 0);
+	assert_int_equal(trail.count, 6);
+	assert_int_equal(trail.newest, 61);
+}
+
 static void the_trail_is_bounded(void **state)
 {
 	struct world *world = *state;
@@ -441,6 +462,7 @@ int main(void)
 		TEST(what_was_durable_is_loaded),
 		TEST(a_pledge_is_remembered),
 		TEST(the_trail_outlives_the_log),
+		TEST(a_dropped_history_leaves_the_trail),
 		TEST(the_trail_is_bounded),
 		TEST(a_damaged_line_is_found),
 		TEST(a_flush_of_nothing_is_answered),

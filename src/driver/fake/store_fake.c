@@ -66,7 +66,8 @@ static struct record record_of(uint64_t index, uint64_t term, const uint8_t *byt
 	struct record record = {.index = index, .term = term, .size = size, .bytes = malloc(size ? size : 1)};
 
 	assert(record.bytes);
-	memcpy(record.bytes, bytes, size);
+	if (size)
+		memcpy(record.bytes, bytes, size);
 	return record;
 }
 
@@ -191,6 +192,11 @@ static void disk_note(struct disk *disk, struct record *line)
 {
 	uint32_t at = disk->line_count;
 
+	if (!line->size) {
+		while (disk->line_count && disk->lines[disk->line_count - 1].index >= line->index)
+			record_free(&disk->lines[--disk->line_count]);
+		return;
+	}
 	while (at && (disk->lines[at - 1].index > line->index ||
 			     (disk->lines[at - 1].index == line->index && disk->lines[at - 1].term >= line->term)))
 		at--;

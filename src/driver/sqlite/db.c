@@ -149,6 +149,7 @@ static int prepare_all(struct db *db, struct err *err)
 		{"INSERT OR REPLACE INTO pledge (id, term, hash) VALUES (1, ?, ?)", &db->pledge},
 		{"INSERT OR REPLACE INTO trail (idx, n, bytes, hash) VALUES (?, ?, ?, ?)", &db->note},
 		{"DELETE FROM trail WHERE idx = ?", &db->note_clear},
+		{"DELETE FROM trail WHERE idx >= ?", &db->note_drop},
 		{"DELETE FROM trail WHERE idx < (SELECT idx FROM trail ORDER BY idx DESC, n DESC LIMIT 1 OFFSET ?)",
 			&db->note_forget},
 	};
@@ -220,6 +221,7 @@ void db_close(struct db *db)
 	sqlite3_finalize(db->pledge);
 	sqlite3_finalize(db->note);
 	sqlite3_finalize(db->note_clear);
+	sqlite3_finalize(db->note_drop);
 	sqlite3_finalize(db->note_forget);
 	sqlite3_close(db->sqlite);
 	if (db->mark_fd >= 0)

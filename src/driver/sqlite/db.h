@@ -35,6 +35,7 @@ struct db {
 	sqlite3_stmt *pledge;
 	sqlite3_stmt *note;
 	sqlite3_stmt *note_clear;
+	sqlite3_stmt *note_drop;
 	sqlite3_stmt *note_forget;
 	int mark_fd;
 	struct mark mark; /* as found at the start, then as written last */

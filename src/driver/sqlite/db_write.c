@@ -128,6 +128,10 @@ static int apply_pledge(struct db *db, const struct op *op, bool *shortens, stru
 
 static int apply_note(struct db *db, const struct op *op, struct err *err)
 {
+	if (!op->size) {
+		sqlite3_bind_int64(db->note_drop, 1, (int64_t)op->index);
+		return finish(db, db->note_drop, "trail", err);
+	}
 	if (!op->number) {
 		sqlite3_bind_int64(db->note_clear, 1, (int64_t)op->index);
 		if (finish(db, db->note_clear, "trail", err) < 0)
