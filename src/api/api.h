@@ -14,6 +14,7 @@
  */
 #pragma once
 
+#include "base/worker.h"
 #include "engine/service.h"
 #include "port/loop.h"
 
@@ -37,6 +38,7 @@ struct api_config {
 	const char *socket_path;
 	gid_t group;	     /* its members may call, too; API_GROUP_NONE: root alone, and the socket is 0600 */
 	const char *run_dir; /* of the hypervisor: a VM's serial socket is found below it */
+	struct worker *worker; /* for looks at files, and kept longer than this; NULL: it has one of its own */
 };
 
 struct api;

@@ -1,27 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Whether the files of a definition are there. A stat on a hung NFS mount never returns, so it is done on a thread of
- * its own, a few at a time, that nobody waits for: the caller has its own time limit. */
+ * Whether the files of a definition are there. A stat on a hung NFS mount never returns, so it is done in a process of
+ * its own (base/worker.h), a few at a time, that nobody waits for: the caller has its own time limit. */
 #include "api/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 
 enum { CHECKS_MAX = 8 };
 
-struct disk_check {
-	struct api *api; /* NULL: it is gone, tell nobody */
-	struct loop *loop;
-	pthread_mutex_t lock; /* guards api and loop against the thread's last act */
-	disk_check_fn *done;  /* NULL: the call is gone */
-	void *ctx;
-	struct disk_check *next; /* api->disk_checks */
+/* What goes to the process and comes back. */
+struct look {
 	struct vm_def def;
 	struct err err;
 };
+
+struct disk_check {
+	struct api *api;
+	disk_check_fn *done; /* NULL: the call is gone */
+	void *ctx;
+	struct disk_check *next; /* api->disk_checks */
+	int fd;
+	struct loop_io *io;
+	struct look look;
+};
+
+_Static_assert(sizeof(struct look) <= WORKER_BYTES_MAX, "a look is sent in one message");
 
 static int file_check(
 	const char *what, const char *path, bool readable_only, const struct vm_disk *disk, struct err *err)
@@ -67,63 +73,37 @@ int disk_check_run(const struct vm_def *def, struct err *err)
 	return 0;
 }
 
-static void check_free(struct disk_check *check)
+static void check_end(struct disk_check *check)
 {
-	pthread_mutex_destroy(&check->lock);
+	struct disk_check **at = &check->api->disk_checks;
+
+	while (*at != check)
+		at = &(*at)->next;
+	*at = check->next;
+	loop_io_cancel(check->api->loop, check->io);
+	close(check->fd);
 	free(check);
 }
 
-/* On the loop's thread. */
-static void check_finished(void *ctx, void *item)
+static void on_answer(void *ctx, uint32_t events)
 {
-	struct disk_check *check = item;
+	struct disk_check *check = ctx;
+	struct err err;
 
-	(void)ctx;
-	pthread_mutex_lock(&check->lock); /* the thread is out of its last act */
-	pthread_mutex_unlock(&check->lock);
-	if (check->api) {
-		struct disk_check **at = &check->api->disk_checks;
-		while (*at != check)
-			at = &(*at)->next;
-		*at = check->next;
-		if (check->done)
-			check->done(check->ctx, &check->err);
-	}
-	check_free(check);
+	(void)events;
+	if (worker_take(check->fd, &check->look, 0, sizeof(check->look), NULL, 0, &err) < 0)
+		check->look.err = err;
+	if (check->done)
+		check->done(check->ctx, &check->look.err);
+	check_end(check);
 }
 
-static void *check_thread(void *arg)
+/* In the process. */
+static void look(void *data)
 {
-	struct disk_check *check = arg;
-	struct err err = {0};
+	struct look *look = data;
 
-	disk_check_run(&check->def, &err);
-	pthread_mutex_lock(&check->lock);
-	check->err = err;
-	bool posted = check->api && !loop_post(check->loop, check_finished, NULL, check, &err);
-	bool orphan = !check->api;
-	pthread_mutex_unlock(&check->lock);
-	/* A post that fails leaves the call to its time limit; the check then stays on the list as under way. */
-	if (orphan && !posted)
-		check_free(check);
-	return NULL;
-}
-
-static int thread_start(struct disk_check *check, struct err *err)
-{
-	pthread_attr_t attr;
-	pthread_t thread;
-	sigset_t all, before;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, 256 << 10);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int failed = pthread_create(&thread, &attr, check_thread, check);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return failed ? err_errno(err, failed, "start a thread") : 0;
+	disk_check_run(&look->def, &look->err);
 }
 
 struct disk_check *disk_check_start(
@@ -142,12 +122,13 @@ struct disk_check *disk_check_start(
 		err_set(err, ERR_SYSTEM, "out of memory");
 		return NULL;
 	}
-	*check = (struct disk_check){.api = api, .loop = api->loop, .done = done, .ctx = ctx, .def = *def};
-	pthread_mutex_init(&check->lock, NULL);
-	if (thread_start(check, err) < 0) {
-		check_free(check);
+	*check = (struct disk_check){.api = api, .done = done, .ctx = ctx, .look.def = *def};
+	check->fd = worker_begin(api->worker, look, &check->look, sizeof(check->look), NULL, 0, err);
+	if (check->fd < 0) {
+		free(check);
 		return NULL;
 	}
+	check->io = loop_io_watch(api->loop, check->fd, EPOLLIN, on_answer, check);
 	check->next = api->disk_checks;
 	api->disk_checks = check;
 	return check;
@@ -159,13 +140,8 @@ void disk_check_forget(struct disk_check *check)
 		check->done = NULL;
 }
 
-void disk_checks_orphan(struct api *api)
+void disk_checks_end(struct api *api)
 {
-	while (api->disk_checks) {
-		struct disk_check *check = api->disk_checks;
-		api->disk_checks = check->next;
-		pthread_mutex_lock(&check->lock);
-		check->api = NULL;
-		pthread_mutex_unlock(&check->lock);
-	}
+	while (api->disk_checks)
+		check_end(api->disk_checks);
 }

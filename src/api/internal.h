@@ -41,7 +41,8 @@ struct api_call {
 	uint64_t id;
 	struct event *event;	  /* what was, or will be, submitted */
 	bool try_only;		  /* dry run: ask the core's opinion of event, commit nothing */
-	uint64_t wait_task;	  /* task.wait: answered when this task has ended */
+	uint64_t wait_task;	  /* task.wait: answered when this task has ended, */
+	char wait_vm[NAME_BYTES]; /* of this VM, by name or UUID; empty: whosever it is */
 	struct loop_timer *timer; /* task.wait's limit, or the disk check's */
 	struct disk_check *disks; /* vm.create, vm.edit: what is being looked at */
 	struct forecast_job *forecast; /* forecast: what is being worked out */
@@ -93,7 +94,9 @@ struct api {
 	int fd;
 	struct loop_io *io;
 	struct loop_timer *reap_timer;
-	struct disk_check *disk_checks; /* threads under way */
+	struct disk_check *disk_checks; /* under way */
+	struct worker *worker;
+	struct worker *own_worker; /* NULL: the caller gave one */
 	struct forecast_job *forecast; /* the one under way */
 	struct client *clients[API_CLIENTS_MAX];
 	struct api_task_seen tasks_seen[TASKS_MAX];
@@ -124,6 +127,11 @@ void call_submit_forced(struct api_call *call);
 const struct vm *call_vm(struct api_call *call, const json_t *args);
 void call_vm_create(struct api_call *call, const json_t *args);
 void call_vm_edit(struct api_call *call, const json_t *args);
+/* The task of this number: that of the VM (NULL: not named), else the only one, else the one that somebody asked for; what came
+ * along in the same event is watari's own. NULL: *count is how many there are. */
+const struct task *api_task_find(const struct cluster *cluster, uint64_t id, const char *vm, uint32_t *count);
+/* The same; NULL: the call has failed with the reason. */
+const struct task *call_task(struct api_call *call, uint64_t id, const char *vm);
 void call_vm_delete(struct api_call *call, const json_t *args);
 void call_vm_start(struct api_call *call, const json_t *args);
 void call_vm_shutdown(struct api_call *call, const json_t *args);
@@ -185,14 +193,14 @@ void call_subscribe(struct api_call *call, const json_t *args);
 void watch_start(struct api *api);
 void watch_stop(struct api *api);
 
-/* disks.c: looks, on a thread of its own, whether a definition's files are there. */
+/* disks.c: looks, in a process of its own, whether a definition's files are there. */
 typedef void disk_check_fn(void *ctx, const struct err *err); /* err->code ERR_NONE: all is well */
 struct disk_check *disk_check_start(
 	struct api *api, const struct vm_def *def, disk_check_fn *done, void *ctx, struct err *err);
-/* done is not called any more; the thread ends by itself. Takes NULL. */
+/* done is not called any more; the look ends by itself. Takes NULL. */
 void disk_check_forget(struct disk_check *check);
-/* The API goes away; threads that still hang on a disk end by themselves and tell nobody. */
-void disk_checks_orphan(struct api *api);
+/* The API goes away, and with it those that still hang on a disk. */
+void disk_checks_end(struct api *api);
 /* The look itself, blocking. */
 int disk_check_run(const struct vm_def *def, struct err *err);
 

@@ -392,6 +392,13 @@ struct api *api_new(const struct api_config *config, struct engine *engine, stru
 	}
 	strcpy(api->socket_path, config->socket_path);
 	strcpy(api->run_dir, config->run_dir);
+	if (!config->worker)
+		api->own_worker = worker_new(err);
+	api->worker = config->worker ? config->worker : api->own_worker;
+	if (!api->worker) {
+		api_free(api);
+		return NULL;
+	}
 	if (listen_on(api, err) < 0) {
 		api_free(api);
 		return NULL;
@@ -408,7 +415,8 @@ void api_free(struct api *api)
 	for (size_t i = 0; i < API_CLIENTS_MAX; i++)
 		if (api->clients[i])
 			client_free(api->clients[i]);
-	disk_checks_orphan(api);
+	disk_checks_end(api);
+	worker_free(api->own_worker);
 	forecast_orphan(api);
 	loop_timer_cancel(api->loop, api->reap_timer);
 	if (api->io)

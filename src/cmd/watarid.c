@@ -17,7 +17,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
-#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -38,6 +37,7 @@ struct daemon {
 	bool was_synced;
 	char why_not[REASON_BYTES]; /* told last; empty: in sync, or nothing told yet */
 	const char *config_path;
+	struct worker *worker;
 	struct watchdog *watchdog; /* configured last; NULL: none */
 	struct watchdog *retired;  /* the one before, until the engine has let go of it */
 	bool leaving;
@@ -187,26 +187,24 @@ static int make_dir(const char *path, mode_t mode, struct err *err)
 	return chmod(path, mode) < 0 ? err_errno(err, errno, "mode of %s", path) : 0;
 }
 
-/* On storage that may hang for ever: nobody waits for it. What comes of it shows at the first save. */
-static void *make_state_dir(void *arg)
+/* In a process of its own, on storage that may hang for ever: nobody waits for it. What comes of it shows at the first save. */
+static void make_state_dir(void *data)
 {
-	struct daemon *daemon = arg;
+	const char *path = data;
 	struct err err;
 
-	if (make_dir(daemon->config.state_dir, 0711, &err) < 0)
+	if (make_dir(path, 0711, &err) < 0)
 		log_error("saved states: %s; no VM can be moved or saved until it is there", err.text);
-	return NULL;
 }
 
-static int make_state_dir_aside(struct daemon *daemon, struct err *err)
+static int start_worker(struct daemon *daemon, struct err *err)
 {
-	pthread_t thread;
-	int failed = pthread_create(&thread, NULL, make_state_dir, daemon);
-
-	if (failed)
-		return err_errno(err, failed, "start a thread");
-	pthread_detach(thread);
-	return 0;
+	daemon->worker = worker_new(err);
+	if (!daemon->worker)
+		return -1;
+	CLEANUP_FD int fd = worker_begin(daemon->worker, make_state_dir, daemon->config.state_dir,
+		sizeof(daemon->config.state_dir), NULL, 0, err);
+	return fd < 0 ? -1 : 0;
 }
 
 /* watari-stream beside this program (a build tree), else where it is installed. */
@@ -273,6 +271,7 @@ static int start_drivers(struct daemon *daemon, struct err *err)
 		.memory_reserve_mib = config->reserve_memory_mib,
 		.vcpus = config->vcpus,
 		.no_kvm = config->no_kvm,
+		.worker = daemon->worker,
 		.log = on_driver_line,
 	};
 
@@ -305,7 +304,7 @@ static int start_all(struct daemon *daemon, struct err *err)
 	find_helper(daemon);
 	daemon->loop = loop_sd_new(err);
 	/* The loop first: it blocks signals for all threads that come. */
-	if (!daemon->loop || make_state_dir_aside(daemon, err) < 0 || start_engine(daemon, err) < 0 ||
+	if (!daemon->loop || start_worker(daemon, err) < 0 || start_engine(daemon, err) < 0 ||
 		start_drivers(daemon, err) < 0)
 		return -1;
 	start_fencer(daemon);
@@ -321,6 +320,7 @@ static int start_all(struct daemon *daemon, struct err *err)
 	engine_watch(daemon->engine, &daemon->watcher);
 	if (engine_start(daemon->engine, &ports, err) < 0)
 		return -1;
+	api.worker = daemon->worker;
 	daemon->api = api_new(&api, daemon->engine, daemon->loop, err);
 	if (!daemon->api)
 		return err_prefix(err, "api");
@@ -339,6 +339,7 @@ static void end_all(struct daemon *daemon)
 	watchdog_linux_free(daemon->watchdog);
 	watchdog_linux_free(daemon->retired);
 	fencer_agents_free(daemon->fencer); /* after the engine, which cancels its orders */
+	worker_free(daemon->worker);
 	loop_sd_free(daemon->loop);
 }
 

@@ -45,7 +45,14 @@ def start(shell, host, epoch=1, **how):
 
 def left_over(shell):
     """Of any VM: directories, helpers, children that were not reaped."""
-    children = pathlib.Path(f"/proc/{shell.process.pid}/task/{shell.process.pid}/children").read_text().split()
+    def children_of(pid):
+        return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = children_of(shell.process.pid)
+    # One is always there, which opens files; its own children are gone soon after their work.
+    files = [pid for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "watari-files\n"]
+    assert len(files) == 1, files
+    wait_until(lambda: not children_of(files[0]), 10, "what opened files to be gone")
+    children = [pid for pid in children if pid not in files]
     return [path for path in (shell.run_dir / "vm").iterdir() if path.name != "lock"] + shell.helpers() + children
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Storage that is lost under running guests (B10, B11): on one node, and on all. The guest keeps a log on its disk
 (writer.py): it says whether one guest at a time wrote it, and whether it was booted anew."""
+import os
 import time
 
 import pytest
 
+from cluster import DAEMON, pids, wait_synced
 from copies import Copies
 from faults import boot
 from lab import Lab, wait_until
@@ -110,6 +112,30 @@ def test_a_guest_that_hangs_with_its_storage_is_not_doubled(lab, image):
         writes(watch)
         assert len(watch.check()) == 2
         assert not copies.doubles
+
+
+def test_a_storage_that_is_stuck_keeps_no_daemon_from_ending(lab):
+    """Opening a VM's files hangs in the kernel, deaf to SIGKILL; a stop of the daemon has its end all the same."""
+    image = boot(lab, "w1", 0, "n2")
+    wait_until(lambda: show(lab)["state"] == "online", 30, "w1 to run")
+    lab.cli("n2", "vm", "stop", "w1")
+    daemon, = pids(lab, "n1", DAEMON)
+    lab.cut("n1", "storage", "stuck")
+    try:
+        lab.cli_raw("n2", "vm", "start", "w1", "--on", "n1", "--no-wait")
+        wait_until(lambda: len(pids(lab, "n1", "watari-files")) > 1, 20, "n1 to open the disk")
+        lab.exec("n1", "pkill", "-TERM", "-x", "watarid")
+        # Not even a thread of it is left: the process could not be reaped then.
+        wait_until(lambda: not os.path.exists(f"/proc/{daemon}"), 20, "watarid to be gone")
+    finally:
+        lab.heal("n1", "storage")
+        lab.restart_daemon("n1")
+    wait_synced(lab)
+    wait_until(lambda: show(lab)["state"] in ("online", "off"), 60, "the start to have come to an end")
+    if show(lab)["state"] == "online":
+        lab.cli("n2", "vm", "stop", "w1")
+    lab.cli("n2", "vm", "delete", "w1", "--yes")
+    image.unlink()
 
 
 def test_a_node_whose_guest_cannot_be_killed_is_switched_off(lab, image):

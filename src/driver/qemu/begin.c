@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The first steps of an instance: look at its files (on a thread), make its descriptors, start QEMU, hear from it. A
+ * The first steps of an instance: look at its files (in a process of its own), make its descriptors, start QEMU, hear from it. A
  * start ends with STARTED; a standby goes on to "waits for a state" and PREPARED. */
 #include "driver/qemu/argv.h"
 #include "driver/qemu/instance.h"
@@ -20,6 +20,12 @@ struct media_job {
 	int result;
 	struct err err;
 };
+
+#define DISK_FD(i) offsetof(struct media_job, media.disks[i].fd)
+static const uint32_t media_fds[] = {DISK_FD(0), DISK_FD(1), DISK_FD(2), DISK_FD(3), DISK_FD(4), DISK_FD(5), DISK_FD(6), DISK_FD(7),
+	offsetof(struct media_job, media.kernel_fd), offsetof(struct media_job, media.initrd_fd)};
+_Static_assert(VM_DISKS_MAX == 8 && ARRAY_SIZE(media_fds) <= WORKER_FDS_MAX, "each file of a VM has its place here");
+_Static_assert(sizeof(struct media_job) <= WORKER_BYTES_MAX, "a job is sent in one message");
 
 enum { MEMORY_MARGIN_MIB = 64 }; /* QEMU's own, beyond the guest's */
 
@@ -228,7 +234,8 @@ static void open_media(struct instance *instance)
 		fail(instance, &err);
 		return;
 	}
-	job->job = (struct job){.work = media_work, .done = media_done, .destroy = media_destroy};
+	job->job = (struct job){.work = media_work, .done = media_done, .destroy = media_destroy,
+		.size = sizeof(*job), .fd_at = media_fds, .fd_count = ARRAY_SIZE(media_fds)};
 	job->instance = instance;
 	job->def = instance->record.def;
 	job->standby = instance->state == HV_PREPARING;

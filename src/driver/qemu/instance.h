@@ -162,6 +162,7 @@ struct qemu {
 	struct loop *loop;
 	struct hv_callbacks callbacks;
 	struct job_pool *jobs;
+	struct worker *own_worker; /* NULL: the caller gave one */
 	int vm_dir_fd, log_dir_fd, lock_fd;
 	bool kvm;
 	char qemu_version[32];

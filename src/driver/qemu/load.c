@@ -22,6 +22,8 @@ struct open_job {
 	struct err err;
 };
 
+static const uint32_t open_fds[] = {offsetof(struct open_job, fd)};
+
 static void on_stream(void *ctx, const char *name, const json_t *event);
 static void on_stream_gone(void *ctx, const struct err *err);
 
@@ -130,7 +132,8 @@ static void open_state(struct instance *instance, const struct hv_saved *saved, 
 	struct qemu *qemu = instance->qemu;
 
 	assert(open);
-	open->job = (struct job){.work = open_work, .done = open_done, .destroy = open_destroy};
+	open->job = (struct job){.work = open_work, .done = open_done, .destroy = open_destroy,
+		.size = sizeof(*open), .fd_at = open_fds, .fd_count = ARRAY_SIZE(open_fds)};
 	open->instance = instance;
 	open->saved = *saved;
 	open->prepare = prepare;

@@ -2,7 +2,7 @@
  * The files that a VM is made of: its disks, kernel and initrd, opened and judged before QEMU sees them.
  *
  * QEMU gets descriptors, not paths: it needs no right on the file system, and an image's header cannot make it open
- * another file. Everything here may block on dead storage: for a job's thread only.
+ * another file. Everything here may block on dead storage: for a job's process only.
  * Must never: follow an image's own reference to another file (backing files are refused, not opened). */
 #pragma once
 

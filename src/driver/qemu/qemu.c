@@ -310,7 +310,7 @@ static void op_purge(struct hypervisor *hypervisor, const char *vm, uint64_t kee
 	struct purge_job *purge = calloc(1, sizeof(*purge));
 
 	assert(purge && is_uuid(vm));
-	*purge = (struct purge_job){.job = {.work = purge_work, .done = purge_done, .destroy = purge_destroy},
+	*purge = (struct purge_job){.job = {.work = purge_work, .done = purge_done, .destroy = purge_destroy, .size = sizeof(*purge)},
 		.qemu = qemu, .keep = keep, .below = below};
 	snprintf(purge->state_dir, sizeof(purge->state_dir), "%s", qemu->config.state_dir);
 	snprintf(purge->vm, sizeof(purge->vm), "%s", vm);
@@ -555,8 +555,11 @@ struct hypervisor *qemu_new(const struct qemu_config *config, struct loop *loop,
 	qemu->events_last = &qemu->events;
 	take_config(qemu, config);
 	qemu->kvm = !config->no_kvm && kvm_works();
-	qemu->jobs = job_pool_new(loop);
-	if (open_dirs(qemu, err) < 0 || probe_version(qemu, err) < 0 || adopt_all(qemu, err) < 0) {
+	if (!config->worker)
+		qemu->own_worker = worker_new(err);
+	if (config->worker || qemu->own_worker)
+		qemu->jobs = job_pool_new(loop, config->worker ? config->worker : qemu->own_worker);
+	if (!qemu->jobs || open_dirs(qemu, err) < 0 || probe_version(qemu, err) < 0 || adopt_all(qemu, err) < 0) {
 		qemu_free(&qemu->hypervisor);
 		return NULL;
 	}
@@ -575,6 +578,7 @@ void qemu_free(struct hypervisor *hypervisor)
 		instance_free(qemu->instances);
 	storage_fini(qemu);
 	job_pool_free(qemu->jobs);
+	worker_free(qemu->own_worker);
 	loop_timer_cancel(qemu->loop, qemu->events_timer);
 	loop_timer_cancel(qemu->loop, qemu->log_timer);
 	for (struct queued_event *at = qemu->events, *next; at; at = next) {

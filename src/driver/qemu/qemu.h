@@ -22,6 +22,7 @@
  * <state>/<uuid>/<task>/ holds a saved state (0700, the stream's user's). */
 #pragma once
 
+#include "base/worker.h"
 #include "port/hypervisor.h"
 #include "port/loop.h"
 
@@ -44,6 +45,7 @@ struct qemu_config {
 	uint32_t memory_reserve_mib; /* for the host itself; 0: 1 GiB or a tenth, the larger */
 	uint32_t vcpus;		     /* what VMs may use together; 0: this host's CPUs */
 	bool no_kvm;		     /* TCG even where KVM works: for tests */
+	struct worker *worker; /* for files, and kept longer than this; NULL: it has one of its own */
 	/* A line for the log; may be NULL. */
 	void (*log)(void *ctx, const char *line);
 	void *log_ctx;

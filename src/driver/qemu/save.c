@@ -54,6 +54,8 @@ struct store_job {
 	struct err err;
 };
 
+static const uint32_t store_fds[] = {offsetof(struct store_job, fd)};
+
 static void store_work(struct job *job)
 {
 	struct store_job *store = (struct store_job *)job;
@@ -154,7 +156,8 @@ void save_begin(struct instance *instance, uint64_t task)
 	instance->copy.used_bytes = used_bytes(instance);
 	instance_save(instance, NULL);
 	instance_go(instance, HV_COPYING);
-	store->job = (struct job){.work = store_work, .done = store_done, .destroy = store_destroy};
+	store->job = (struct job){.work = store_work, .done = store_done, .destroy = store_destroy,
+		.size = sizeof(*store), .fd_at = store_fds, .fd_count = ARRAY_SIZE(store_fds)};
 	store->instance = instance;
 	store->task = task;
 	store->bytes = instance->copy.used_bytes;
