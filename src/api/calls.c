@@ -95,9 +95,11 @@ const struct api_verb api_verbs[] = {
 	}, call_task_list, "the newest tasks, oldest first"},
 	{"task.show", false, {
 		{"task", ARG_NUMBER, true, INT64_MAX, "number of the task"},
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "whose, where one event began several"},
 	}, call_task_show, "one task with its figures"},
 	{"task.wait", false, {
 		{"task", ARG_NUMBER, true, INT64_MAX, "number of the task"},
+		{"vm", ARG_TEXT, false, NAME_BYTES - 1, "whose, where one event began several"},
 		{"timeout_ms", ARG_NUMBER, false, 86400000, "give up after this; 0: never"},
 	}, call_task_wait, "answers when the task has ended"},
 	{"why", false, {

@@ -136,25 +136,31 @@ void call_vm_console(struct api_call *call, const json_t *args)
 	call_result(call, result);
 }
 
+/* Those that one event has begun share its number, and the VM tells them apart. */
+static bool is_later(const struct task *task, const struct task *than)
+{
+	return !than || task->id > than->id || (task->id == than->id && strcmp(task->vm_uuid, than->vm_uuid) > 0);
+}
+
 void call_task_list(struct api_call *call, const json_t *args)
 {
 	const struct cluster *cluster = engine_cluster(call->api->engine);
 	bool running = json_is_true(json_object_get(args, "running"));
 	const char *vm = json_string_value(json_object_get(args, "vm"));
 	json_t *tasks = json_array();
-	uint64_t last = 0;
+	const struct task *last = NULL;
 
 	/* The table reuses its slots; ids rise with time. At most TASKS_MAX, so the square does not matter. */
 	for (uint32_t round = 0; round < cluster->task_count; round++) {
 		const struct task *next = NULL;
 		for (uint32_t i = 0; i < cluster->task_count; i++) {
 			const struct task *task = &cluster->tasks[i];
-			if (task->id > last && (!next || task->id < next->id))
+			if (is_later(task, last) && (!next || is_later(next, task)))
 				next = task;
 		}
 		if (!next)
 			break;
-		last = next->id;
+		last = next;
 		if (running && next->state != TASK_RUNNING)
 			continue;
 		if (vm && strcmp(vm, next->vm) != 0 && strcmp(vm, next->vm_uuid) != 0)
@@ -164,18 +170,66 @@ void call_task_list(struct api_call *call, const json_t *args)
 	call_result(call, json_pack("{s:o}", "tasks", tasks));
 }
 
-void call_task_show(struct api_call *call, const json_t *args)
+static bool is_of(const struct task *task, const char *vm)
 {
-	uint64_t id = number_or(args, "task", 0);
-	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), id);
+	return !vm || !strcmp(task->vm, vm) || !strcmp(task->vm_uuid, vm);
+}
+
+const struct task *api_task_find(const struct cluster *cluster, uint64_t id, const char *vm, uint32_t *count)
+{
+	const struct task *found = NULL, *asked = NULL;
+	uint32_t asked_count = 0;
+
+	*count = 0;
+	for (uint32_t i = 0; id && i < cluster->task_count; i++) {
+		const struct task *task = &cluster->tasks[i];
+		if (task->id != id || !is_of(task, vm))
+			continue;
+		found = task;
+		++*count;
+		if (strcmp(task->by, "watari") != 0) {
+			asked = task;
+			asked_count++;
+		}
+	}
+	if (asked_count == 1)
+		*count = 1;
+	return asked_count == 1 ? asked : *count == 1 ? found : NULL;
+}
+
+const struct task *call_task(struct api_call *call, uint64_t id, const char *vm)
+{
+	const struct cluster *cluster = engine_cluster(call->api->engine);
+	uint32_t count, named = 0;
+	const struct task *found = api_task_find(cluster, id, vm, &count);
+	char names[160] = "";
+	size_t used = 0;
 	struct err err;
 
-	if (!task) {
-		err_set(&err, ERR_NOT_FOUND, "no task %llu; the newest %d are kept", (unsigned long long)id, TASKS_MAX);
+	if (found)
+		return found;
+	if (!count) {
+		err_set(&err, ERR_NOT_FOUND, "no task %llu%s%.63s; the newest %d are kept", (unsigned long long)id,
+			vm ? " of " : "", vm ? vm : "", TASKS_MAX);
 		call_fail_hint(call, &err, "'watari task list' shows the tasks, 'watari log' what was done before");
-		return;
+		return NULL;
 	}
-	call_result(call, view_task(call->api, task));
+	for (uint32_t i = 0; i < cluster->task_count && used < sizeof(names) - NAME_BYTES - 8; i++)
+		if (cluster->tasks[i].id == id && is_of(&cluster->tasks[i], vm))
+			used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", named++ ? ", " : "",
+				cluster->tasks[i].vm);
+	err_set(&err, ERR_INVALID, "one event began %u tasks of number %llu: of %s%s", count, (unsigned long long)id, names,
+		named < count ? " ..." : "");
+	call_fail_hint(call, &err, "name the VM, as in 'watari task show 42 --vm web'");
+	return NULL;
+}
+
+void call_task_show(struct api_call *call, const json_t *args)
+{
+	const struct task *task = call_task(call, number_or(args, "task", 0), json_string_value(json_object_get(args, "vm")));
+
+	if (task)
+		call_result(call, view_task(call->api, task));
 }
 
 struct log_reader {

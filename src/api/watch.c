@@ -28,18 +28,14 @@ static bool is_synced(struct api *api)
  * just started may not know it yet. */
 static bool answer_waiter(struct api_call *call)
 {
-	const struct task *task = cluster_task_find(engine_cluster(call->api->engine), call->wait_task);
-	struct err err;
+	const char *vm = call->wait_vm[0] ? call->wait_vm : NULL;
+	uint32_t count = 0;
+	const struct task *task = api_task_find(engine_cluster(call->api->engine), call->wait_task, vm, &count);
 
-	if (!call->wait_task || (task && task->state == TASK_RUNNING) || (!task && !is_synced(call->api)))
+	if (!call->wait_task || (task && task->state == TASK_RUNNING) || (!count && !is_synced(call->api)))
 		return false;
-	if (task) {
+	if (task || (task = call_task(call, call->wait_task, vm)))
 		call_result(call, view_task(call->api, task));
-		return true;
-	}
-	err_set(&err, ERR_NOT_FOUND, "no task %llu; the newest %d are kept", (unsigned long long)call->wait_task,
-		TASKS_MAX);
-	call_fail_hint(call, &err, "'watari task list' shows the tasks, 'watari log' what was done before");
 	return true;
 }
 
@@ -167,7 +163,10 @@ void call_task_wait(struct api_call *call, const json_t *args)
 {
 	uint64_t timeout_ms = (uint64_t)json_integer_value(json_object_get(args, "timeout_ms"));
 
+	const char *vm = json_string_value(json_object_get(args, "vm"));
+
 	call->wait_task = (uint64_t)json_integer_value(json_object_get(args, "task"));
+	snprintf(call->wait_vm, sizeof(call->wait_vm), "%s", vm ? vm : "");
 	if (!call->wait_task)
 		call_task_show(call, args); /* there is no task 0 */
 	else if (!answer_waiter(call) && timeout_ms)

@@ -170,9 +170,9 @@ static bool time_left(uint64_t limit_ms, uint64_t began_ms, uint64_t *left)
 	return !limit_ms || spent < limit_ms;
 }
 
-static int wait_call(struct cli *cli, uint64_t id, uint64_t left_ms, json_t **task)
+static int wait_call(struct cli *cli, uint64_t id, const char *vm, uint64_t left_ms, json_t **task)
 {
-	json_t *args = json_pack("{s:I, s:I}", "task", (json_int_t)id, "timeout_ms", (json_int_t)left_ms);
+	json_t *args = json_pack("{s:I, s:s*, s:I}", "task", (json_int_t)id, "vm", vm, "timeout_ms", (json_int_t)left_ms);
 
 	/* The daemon keeps the limit; ours is for a daemon that is stopped. */
 	return api_client_call(&cli->client, "task.wait", args, left_ms ? left_ms + 2000 : 0, task, &cli->err) < 0
@@ -193,7 +193,7 @@ int cli_wait(struct cli *cli, uint64_t id, const char *vm, json_t **task)
 	cli->client.on_event = on_event;
 	cli->client.ctx = &progress;
 	while (time_left(limit_ms, began_ms, &left_ms)) {
-		result = wait_call(cli, id, left_ms, task);
+		result = wait_call(cli, id, vm, left_ms, task);
 		if (result == 0 || cli->err.code != ERR_UNAVAILABLE)
 			break;
 		progress_end(&progress);

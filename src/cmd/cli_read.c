@@ -380,7 +380,7 @@ int run_task_show(struct cli *cli)
 	uint64_t id;
 
 	if (task_number(cli, &id) < 0 ||
-		cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
+		cli_call(cli, "task.show", json_pack("{s:I, s:s*}", "task", (json_int_t)id, "vm", cli_option(cli, "vm")), &task) < 0)
 		return -1;
 	if (cli->json)
 		print_json(task);
@@ -397,7 +397,7 @@ int run_task_wait(struct cli *cli)
 	uint64_t id;
 
 	if (task_number(cli, &id) < 0 ||
-		cli_call(cli, "task.show", json_pack("{s:I}", "task", (json_int_t)id), &task) < 0)
+		cli_call(cli, "task.show", json_pack("{s:I, s:s*}", "task", (json_int_t)id, "vm", cli_option(cli, "vm")), &task) < 0)
 		return -1;
 	const char *vm = member_text(task, "vm");
 	/* Where the VM is gone there is no news of it; the task has ended then. */

@@ -24,6 +24,7 @@ const struct opt cli_task_opts[] = {
 };
 
 #define VM {"VM", false, COMPLETE_VM}
+#define OF_VM {"vm", 0, "VM", "whose task, where one event began several", 0, COMPLETE_VM, 0}
 #define DEVICE {"DEVICE", false, COMPLETE_DEVICE}
 #define DEVICE_OPTS \
 	{"node", 0, "NODE", "the node that it switches", 0, COMPLETE_NODE, 0}, \
@@ -301,10 +302,12 @@ const struct verb cli_verbs[] = {
 			{"vm", 0, "VM", "only those of this VM", 0, COMPLETE_VM, 0}},
 		.examples = {"watari task list", "watari task list --running", "watari task list --vm web -o json"}},
 	{.noun = "task", .name = "show", .operands = {{"TASK", false, COMPLETE_TASK}}, .run = run_task_show,
-		.summary = "one task: how it ended, phases with times", .examples = {"watari task show 42"}},
+		.summary = "one task: how it ended, phases with times", .opts = {OF_VM},
+		.text = "One event may begin the tasks of several VMs, which then have the same number: name the VM.",
+		.examples = {"watari task show 42", "watari task show 42 --vm web"}},
 	{.noun = "task", .name = "wait", .operands = {{"TASK", false, COMPLETE_TASK}}, .run = run_task_wait,
 		.summary = "wait for a task with progress, exit as it ends",
-		.opts = {{"timeout", 't', "SECONDS", "give up waiting after this (exit status 124)", 0, 0, 0}},
+		.opts = {OF_VM, {"timeout", 't', "SECONDS", "give up waiting after this (exit status 124)", 0, 0, 0}},
 		.examples = {"watari task wait 42", "watari task wait 42 --timeout 60"}},
 
 	{.noun = "api", .name = "list", .run = run_api_list, .summary = "all calls with their arguments",

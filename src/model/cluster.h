@@ -328,6 +328,7 @@ extern const struct schema cluster_schema;
 /* Lookups; NULL when absent. Names are unique among VMs. */
 struct vm *cluster_vm(struct cluster *cluster, const char *uuid);
 const struct vm *cluster_vm_find(const struct cluster *cluster, const char *uuid_or_name);
+/* The first of that number: one event may have begun tasks of several VMs. */
 const struct task *cluster_task_find(const struct cluster *cluster, uint64_t id);
 /* id 1 … NODES_MAX; a node that was never seen has state NODE_UNKNOWN. */
 const struct node *cluster_node(const struct cluster *cluster, uint32_t id);
