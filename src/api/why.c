@@ -124,6 +124,17 @@ static json_t *lines_json(struct api *api, const struct chain *chain)
 	return lines;
 }
 
+/* A node that does not act knows only what was, and why it waits is the first thing to know. */
+static json_t *waits_json(struct api *api)
+{
+	struct engine_status status;
+
+	engine_get_status(api->engine, &status);
+	if (status.synced)
+		return json_null();
+	return json_pack("{s:s, s:s, s:s}", "node", status.node_name, "reason", status.reason, "hint", status.hint);
+}
+
 static void answer(struct api_call *call, struct chain *chain, json_t *subject, const char *kind)
 {
 	struct err err;
@@ -134,7 +145,8 @@ static void answer(struct api_call *call, struct chain *chain, json_t *subject, 
 		return;
 	}
 	call_result(call,
-		json_pack("{s:s, s:o, s:o}", "kind", kind, "subject", subject, "lines", lines_json(call->api, chain)));
+		json_pack("{s:s, s:o, s:o, s:o}", "kind", kind, "waits", waits_json(call->api), "subject", subject, "lines",
+			lines_json(call->api, chain)));
 }
 
 void call_why(struct api_call *call, const json_t *args)

@@ -31,6 +31,16 @@ static void print_now(const char *kind, const json_t *subject)
 		printf("node %s is %s: %s\n", member_text(subject, "name"), state, member_text(subject, "reason"));
 }
 
+static void print_waits(const json_t *waits)
+{
+	if (!json_is_object(waits))
+		return;
+	printf("%s does not act now: %s\n", member_text(waits, "node"), member_text(waits, "reason"));
+	if (member_text(waits, "hint")[0])
+		printf("  %s\n", member_text(waits, "hint"));
+	printf("What follows is what it knows of the time before.\n");
+}
+
 int run_why(struct cli *cli)
 {
 	CLEANUP_JSON json_t *result = NULL;
@@ -54,6 +64,7 @@ int run_why(struct cli *cli)
 		print_json(result);
 		return 0;
 	}
+	print_waits(json_object_get(result, "waits"));
 	print_now(kind, json_object_get(result, "subject"));
 	print_placement(json_object_get(json_object_get(result, "subject"), "placement"));
 	json_array_foreach(json_object_get(result, "lines"), i, line) print_line(line);

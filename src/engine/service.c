@@ -44,6 +44,10 @@ void engine_get_status(const struct engine *engine, struct engine_status *status
 			"guests run on, and nothing is changed until %.63s is fenced or back; if you have seen that it is off: "
 			"watari node confirm-off %.63s --yes %.63s",
 			other, other, other);
+	} else if (!engine->view.quorate && engine->view.members && !engine->view.stranger[0]) {
+		snprintf(status->hint, sizeof(status->hint),
+			"it goes on when a majority of the nodes is here; should the others never come back: 'watari cluster "
+			"force-quorum --help' tells what going on without them risks");
 	}
 }
 

@@ -407,6 +407,17 @@ class Guest:
         """The machine's pids of this VM's QEMUs on the node."""
         return [pid for pid in pids(self.lab, node, QEMU) if self.uuid.encode() in _read(f"/proc/{pid}/cmdline")]
 
+    def running(self):
+        """{node: pid} of its QEMU; never more than one."""
+        found = {node: pid for node in self.lab.nodes for pid in self.qemu(node)}
+        assert len(found) <= 1 and sum(len(self.qemu(node)) for node in found) <= 1, f"two copies: {found}"
+        return found
+
+    def is_online(self, on):
+        """There, and nowhere else."""
+        vm = says(self.lab, on, "vm", "show", self.name)
+        return bool(vm) and vm["state"] == "online" and vm["node"] == on and set(self.running()) == {on}
+
     def serial(self, node):
         """The console's socket on the node, connected."""
         sock = socket.socket(socket.AF_UNIX)
@@ -450,6 +461,29 @@ class Guest:
 
     def wait_no_states(self, timeout=20):
         wait_until(lambda: not self.states(), timeout, f"the saved states of {self.name} to be deleted")
+
+
+# --- the cluster ---
+
+def says(lab, node, *args):
+    """The node's answer; None where it has none to give."""
+    try:
+        return lab.cli(node, *args)
+    except LabError:
+        return None
+
+
+def refusal(lab, node, *args):
+    """(exit status, what is said) of a call that is refused."""
+    done = lab.cli_raw(node, *args, check=False)
+    assert done.returncode, f"{args} was not refused: {done.stdout}"
+    return done.returncode, done.stderr
+
+
+def add_power(lab, *nodes):
+    """Their outlets are known as fence devices power-NODE."""
+    for node in nodes:
+        lab.cli("n1", "fence", "add", f"power-{node}", "--node", node, "--agent", "fence_lab", "--option", f"plug={node}")
 
 
 # --- what may not leak ---
