@@ -3,12 +3,14 @@
 Each is refused with the reason, and the others go on. (Through the command line, as an administrator meets it; the controllers'
 faults themselves are proven in test_lab.py, a reload in test_selffence.py, messages of another cluster in test_group.py.)"""
 import contextlib
+import itertools
 import os
 import shutil
 
 import pytest
 
-from cluster import Guest, wait_agreed, wait_synced
+from cluster import Guest, pids, wait_agreed, wait_synced, DAEMON as DAEMON_NAME
+from copies import Copies
 from lab import Lab, LabError, wait_until
 
 STORE = "/var/lib/watari"
@@ -267,3 +269,77 @@ def test_a_corrupt_store_is_refused_and_the_others_have_a_copy(lab):
         lab.restart_daemon("n3")
         wait_synced(lab)
         assert known_by(lab, "n3") == known_by(lab, "n1")
+
+
+@contextlib.contextmanager
+def small_store(lab, name):
+    """Its store lies on a file system of its own that can be filled; it is as the store was, and is gone with the power. Gives
+    what fills it and what makes room again."""
+    lab.sh(name, f"mkdir -p /tmp/small && mount -n -t tmpfs -o size=16m small /tmp/small && cp -a {STORE}/. /tmp/small/ && "
+           f"mount -n --move /tmp/small {STORE}")
+    try:
+        yield (lambda: lab.sh(name, f"cat /dev/zero > {STORE}/ballast 2> /dev/null || true"),
+               lambda: lab.sh(name, f"rm {STORE}/ballast"))
+    finally:
+        if lab.status()[name]["power"] == "on":
+            lab.sh(name, f"pkill -TERM -x watarid; while pgrep -x watarid > /dev/null; do sleep 0.05; done; umount {STORE}")
+
+
+def fill_until_it_says_so(lab, fill, changes):
+    """SQLite's log has some room of its own, for a few changes, which the others acknowledge all the time."""
+    told = len(lab.logs("n3"))
+    fill()
+
+    def has_failed():
+        others_go_on(lab, f"full-{next(changes)}")
+        return "the store failed" in lab.logs("n3")[told:]
+    wait_until(has_failed, 30, "n3 to say that its store is full")
+    said = lab.logs("n3")[told:]
+    assert "No space" in said or "full" in said, said
+    assert "make room there and start again" in said, said
+    wait_until(lambda: not pids(lab, "n3", DAEMON_NAME), 10, "its daemon to end")
+
+
+CHANGES = itertools.count()
+
+
+def test_a_full_store_takes_its_node_out_and_nobody_else(lab):
+    """Nothing can be promised on it any more: it is refused at the start and ends a daemon that runs. That node's guest runs on
+    untouched, the others go on, and with room it is all as before."""
+    web = Guest(lab, "web", append="watari.fill_mib=16").create()
+    with configured(lab, "n3", lambda good: good.split("[watchdog]")[0]), Store(lab, "n3"), Copies() as copies, \
+            small_store(lab, "n3") as (fill, make_room):
+        fill()
+        said = refused_start(lab, "n3")
+        assert "make room there and start again" in said and f"{STORE}/store" in said, said
+        others_go_on(lab, "full")
+        make_room()
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        lab.cli_raw("n1", "node", "resume", "n3", check=False)
+        nonce = web.boot("n3")["nonce"]
+        fill_until_it_says_so(lab, fill, CHANGES)
+        wait_until(lambda: node(lab, "n3")["state"] == "lost", 20, "the others to have noticed")
+        refused_start(lab, "n3")
+        assert web.look()["nonce"] == nonce and lab.status()["n3"]["power"] == "on"
+        assert web.show("n1")["node"] == "n3"
+        make_room()
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        assert known_by(lab, "n3") == known_by(lab, "n1")
+        assert web.look()["nonce"] == nonce and web.state("n3") == "online" and not copies.doubles
+    web.delete()
+
+
+def test_a_full_store_and_a_watchdog_bring_the_guest_elsewhere(lab):
+    """Nobody feeds the watchdog of a node whose daemon has ended: that is the proof."""
+    web = Guest(lab, "web", append="watari.fill_mib=16").create()
+    with Store(lab, "n3"), Copies() as copies, small_store(lab, "n3") as (fill, _):
+        lab.restart_daemon("n3")
+        wait_synced(lab)
+        lab.cli_raw("n1", "node", "resume", "n3", check=False)
+        web.boot("n3")
+        fill_until_it_says_so(lab, fill, CHANGES)
+        wait_until(lambda: web.state("n1") == "online" and web.show("n1")["node"] in ("n1", "n2"), 60, "web elsewhere")
+        assert lab.status()["n3"]["power"] == "off" and not copies.doubles, copies.doubles
+    web.delete()
