@@ -119,8 +119,15 @@ class Campaign:
         for node in set(self.lab.nodes) - set(off):
             for daemon in ("watarid", "corosync"):
                 self.lab.tool("cont", node, daemon, check=False)
+        def powered():
+            """False: a fence that was under way has switched it off again in the middle of its boot."""
+            try:
+                self.lab.power_on(*off)
+                return True
+            except LabError:
+                return False
         if off:
-            self.lab.power_on(*off)
+            wait_until(powered, 60, f"{off} to have power", every=0.5)
         self.lab.tool("up", "--nodes", self.lab.count, "--build", self.lab.build, *self.lab.options)
 
     def release(self, vms):

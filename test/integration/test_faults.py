@@ -4,4 +4,4 @@ from faults import campaign
 
 
 def test_five_faults():
-    campaign(seed=7, faults=5, hold_s=5)
+    campaign(seed=7, faults=5, hold_s=3)
