@@ -122,6 +122,10 @@ void checks_history(struct sim *sim, struct sim_node *node, const struct engine_
 	if (line->index < sim->checks->history_index ||
 		(line->index == sim->checks->history_index && sim->checks->history_teller != teller))
 		return;
+	/* The event alone, also where more are committed at once: the next one may say that the source's copy is gone, which
+	 * this one could not know. */
+	if (line->kind == EVENT_HELD && line->index > sim->checks->history_index)
+		check_saved(sim, engine_cluster(node->engine));
 	line_add(sim->checks, line);
 	sim->checks->history_index = line->index;
 	sim->checks->history_teller = teller;

@@ -85,6 +85,9 @@ void check_run_asked(struct sim *sim, uint32_t node, const struct event *event);
 void check_run_answered(struct sim *sim, const struct event *event, const struct engine_reply *reply);
 const char *check_run_end(struct sim *sim, const struct cluster *cluster);
 
+/* check_log.c: which saved states the log needs, as of this event. */
+void check_saved(struct sim *sim, const struct cluster *cluster);
+
 struct check_vm *check_vm(struct sim *sim, const char *uuid); /* made when new */
 /* As this cluster has it; NULL: it does not. */
 const struct vm *check_there(const struct cluster *cluster, struct check_vm *vm);

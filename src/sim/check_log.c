@@ -75,7 +75,7 @@ static bool may_return(struct sim *sim, const struct cluster *cluster, const str
 }
 
 /* What the log says of saved states, as soon as any node has committed it. */
-static void note_saved(struct sim *sim, const struct cluster *cluster)
+void check_saved(struct sim *sim, const struct cluster *cluster)
 {
 	for (uint32_t i = 0; i < cluster->vm_count; i++) {
 		const struct vm *there = &cluster->vms[i];
@@ -107,7 +107,7 @@ static void check_same_history(struct sim *sim, const struct sim_node *node, con
 	if (!point->node) {
 		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
 		checks_tasks(sim, node, cluster);
-		note_saved(sim, cluster);
+		check_saved(sim, cluster);
 	} else if (point->digest != cluster->digest && sim->checks->two_histories) {
 		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
 		sim->checks->forked = true;
