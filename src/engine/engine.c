@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/internal.h"
+#include "base/hash.h"
 
 #include <assert.h>
 #include <string.h>
@@ -162,6 +163,19 @@ int engine_send(struct engine *engine, struct message *message, const void *payl
 
 /* The cluster's own time: that of the last event plus what has passed here since. A node whose wall clock is wrong so
  * stamps its events like the others; wall time is followed where it is near. */
+const struct vm *engine_vm(struct engine *engine, const char *uuid)
+{
+	const struct cluster *cluster = engine->cluster;
+	uint16_t *hint = &engine->vm_hints[hash64(uuid, strlen(uuid), 1) % VM_HINTS];
+
+	if (*hint && *hint <= cluster->vm_count && !strcmp(cluster->vms[*hint - 1].def.uuid, uuid))
+		return &cluster->vms[*hint - 1];
+	const struct vm *vm = uuid[0] ? cluster_vm_find(cluster, uuid) : NULL;
+	if (vm)
+		*hint = (uint16_t)(vm - cluster->vms + 1);
+	return vm;
+}
+
 uint64_t engine_cluster_ms(struct engine *engine)
 {
 	enum { NEAR_MS = 60 * 1000 };

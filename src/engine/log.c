@@ -140,7 +140,7 @@ void log_on_ack(struct engine *engine, uint32_t from, const struct message *mess
 static uint64_t committed_index(const struct engine *engine)
 {
 	uint32_t needed = sync_needed(engine);
-	uint64_t best = 0;
+	uint64_t best = engine->cluster->index; /* what is applied is no question any more, and most acknowledgements are of it */
 
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		uint64_t index = engine->peers[i].acked;
@@ -184,7 +184,7 @@ static void apply_first(struct engine *engine)
 		*event = (struct event){.kind = EVENT_TICK, .node = NODES_MAX + 1};
 	bool first = entry->index == engine->first_index;
 	entries_drop_first(&engine->tail, 1);
-	const struct vm *named = cluster_vm_find(engine->cluster, event->vm);
+	const struct vm *named = engine_vm(engine, event->vm);
 	snprintf(engine->event_vm, sizeof(engine->event_vm), "%s", named ? named->def.name : event->def.name);
 	core_step(engine->cluster, event, engine->outcome);
 	engine->applied_at_ms = loop_now_ms(engine->ports.loop);

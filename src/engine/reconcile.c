@@ -377,7 +377,7 @@ void reconcile_run(struct engine *engine)
 }
 
 struct unknown {
-	const struct cluster *cluster;
+	struct engine *engine;
 	uint32_t count;
 	char uuids[16][UUID_BYTES];
 };
@@ -387,7 +387,7 @@ static void find_unknown(void *ctx, const char *vm, const struct hv_info *info)
 	struct unknown *unknown = ctx;
 
 	if (info->state != HV_STOPPING && unknown->count < ARRAY_SIZE(unknown->uuids) &&
-		!cluster_vm_find(unknown->cluster, vm))
+		!engine_vm(unknown->engine, vm))
 		snprintf(unknown->uuids[unknown->count++], UUID_BYTES, "%s", vm);
 }
 
@@ -395,7 +395,7 @@ static void find_unknown(void *ctx, const char *vm, const struct hv_info *info)
 static void end_unknown(struct engine *engine)
 {
 	struct hypervisor *hv = engine->ports.hypervisor;
-	struct unknown unknown = {.cluster = engine->cluster};
+	struct unknown unknown = {.engine = engine};
 
 	hv->ops->each(hv, find_unknown, &unknown);
 	for (uint32_t i = 0; i < unknown.count; i++)
@@ -531,7 +531,7 @@ static void keep_failure(struct engine *engine, uint32_t vm, struct local *local
 void reconcile_on_hypervisor(void *ctx, const struct hv_event *event)
 {
 	struct engine *engine = ctx;
-	const struct vm *record = cluster_vm_find(engine->cluster, event->vm);
+	const struct vm *record = engine_vm(engine, event->vm);
 
 	if (event->kind == HV_EVENT_PROGRESS) {
 		service_gossip(engine, event);
