@@ -13,10 +13,12 @@
 static const char help[] =
 	"watari-sim: the product's core and engine in a simulated cluster, with checkers that watch from outside\n"
 	"\n"
-	"  watari-sim random [--seeds N] [--seed S] [--nodes N] [--duration MS] [--jobs J] [--keep-going] "
+	"  watari-sim random [--seeds N] [--seed S] [--nodes N] [--vms N] [--duration MS] [--jobs J] [--keep-going] "
 	"[--json]\n"
 	"      Runs N seeds (1) from S (1) on. A violation is printed with the command that replays it; the first one\n"
 	"      ends the campaign, unless --keep-going. --json: a line with seeds, violations, seeds_per_second.\n"
+	"      --vms: so many VMs run since before, out of a snapshot in each node's store. With 8,000 on 64 nodes a job\n"
+	"      takes about 4 GB and a seed minutes.\n"
 	"  watari-sim random --seed S --trace\n"
 	"      Runs one seed and prints all that happens in it.\n"
 	"  watari-sim run [--update] [--trace] DIR...\n"
@@ -26,6 +28,7 @@ static const char help[] =
 	"Examples:\n"
 	"  watari-sim random --seeds 10000\n"
 	"  watari-sim random --seed 4711 --trace | less\n"
+	"  watari-sim random --nodes 64 --vms 8000 --seeds 3\n"
 	"  watari-sim run test/scenario/*\n"
 	"\n"
 	"Exit status: 0 no violation, 1 a violation, 64 wrong usage.\n";
@@ -57,7 +60,7 @@ static int take_number(const char *name, const char *text, uint64_t max, uint64_
 
 static int parse(int argc, char **argv, struct options *options, struct err *err)
 {
-	uint64_t nodes = 0, jobs = 1;
+	uint64_t nodes = 0, vms = 0, jobs = 1;
 	const struct {
 		const char *name;
 		uint64_t max;
@@ -66,6 +69,7 @@ static int parse(int argc, char **argv, struct options *options, struct err *err
 		{"--seeds", UINT64_MAX, &options->runner.seeds},
 		{"--seed", UINT64_MAX, &options->runner.first_seed},
 		{"--nodes", NODES_MAX, &nodes},
+		{"--vms", VMS_MAX - SIM_VMS_DEFAULT, &vms},
 		{"--duration", 1000 * 1000 * 1000, &options->runner.random.duration_ms},
 		{"--jobs", 64, &jobs},
 	};
@@ -92,6 +96,7 @@ static int parse(int argc, char **argv, struct options *options, struct err *err
 			return err_set(err, ERR_USAGE, "'%s': see watari-sim --help", argv[i]);
 	}
 	options->runner.random.nodes = (uint32_t)nodes;
+	options->runner.random.vms = (uint32_t)vms;
 	options->runner.jobs = (uint32_t)jobs;
 	options->runner.violations_max = options->keep_going ? 0 : 1;
 	return 0;

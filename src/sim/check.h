@@ -22,6 +22,13 @@ struct world_observer checks_world_observer(struct sim *sim);
 void checks_asked(struct sim *sim, uint32_t node, const struct event *event);
 void checks_answered(struct sim *sim, uint32_t node, const struct event *event, const struct engine_reply *reply);
 
+/* The VM was created and started at this index before the run began, and that was acknowledged. */
+void checks_preloaded(struct sim *sim, const struct vm_def *def, uint64_t index);
+
+/* Copies that execute, and cold starts, so far. */
+uint32_t checks_executing(const struct sim *sim);
+uint32_t checks_boots(const struct sim *sim);
+
 /* After each step: an engine whose index or view is another than before is looked at. */
 void checks_step(struct sim *sim, struct sim_node *node);
 void checks_daemon_started(struct sim *sim, struct sim_node *node);

@@ -66,6 +66,7 @@ struct checks {
 	struct check_point *points; /* by index */
 	uint64_t point_capacity;
 	uint64_t history_index; /* of the newest line that was traced, and whose line it was */
+	uint32_t executing, boots; /* copies that execute now; cold starts */
 	uint64_t forced; /* nodes that an administrator had fenced in spite of the limit */
 	bool two_histories; /* of two nodes that each may go on alone one took the other for dead, as it had been told, and
 			       was told wrongly: both may have gone on */

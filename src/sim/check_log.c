@@ -219,6 +219,16 @@ void checks_answered(struct sim *sim, uint32_t node, const struct event *event, 
 	}
 }
 
+void checks_preloaded(struct sim *sim, const struct vm_def *def, uint64_t index)
+{
+	struct check_vm *vm = check_vm(sim, def->uuid);
+
+	def_keep(vm, def);
+	vm->defs[0].index = vm->created_index = vm->edited_index = index;
+	vm->must_run = true;
+	ack_keep(sim, index);
+}
+
 void check_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, struct check_vm *vm)
 {
 	const struct vm *there = check_there(cluster, vm);

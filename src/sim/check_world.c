@@ -129,6 +129,8 @@ static void on_begins(void *ctx, struct world_copy *copy, enum world_begin how, 
 		check_memory(sim, copy, how, fits);
 	}
 	memcpy(copy->boot_id, sim->nodes[copy->node].boot_id, sizeof(copy->boot_id));
+	sim->checks->executing++;
+	sim->checks->boots += how == WORLD_BOOT;
 	if (copy->epoch == 0)
 		sim_violation(sim, "%s begins on n%u under no epoch", copy->guest->name, copy->node);
 	vm->began_us[copy->node] = timeline_now_us(sim->timeline) + 1;
@@ -142,6 +144,7 @@ static void on_stops(void *ctx, const struct world_copy *copy, const char *why)
 	sim_trace(sim, "n%u: %s stops: %s", copy->node, copy->guest->name, why);
 	struct check_vm *vm = check_vm(sim, copy->guest->vm);
 	vm->ended_us[copy->node] = timeline_now_us(sim->timeline);
+	sim->checks->executing--;
 	vm->deaths += !strcmp(why, "QEMU was killed");
 	if (!strcmp(why, GUEST_OFF))
 		vm->must_run = false;
@@ -166,6 +169,16 @@ static void on_deleted(void *ctx, const struct world_state *state, const struct 
 	if (is_precious(sim, state) && state->disk_generation == state->guest->disk_generation)
 		sim_violation(sim, "I3: the state %" PRIu64 " of %s is deleted, and it was the guest's only memory",
 			state->task, state->guest->name);
+}
+
+uint32_t checks_executing(const struct sim *sim)
+{
+	return sim->checks->executing;
+}
+
+uint32_t checks_boots(const struct sim *sim)
+{
+	return sim->checks->boots;
 }
 
 struct world_observer checks_world_observer(struct sim *sim)

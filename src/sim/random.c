@@ -3,6 +3,7 @@
 #include "sim/check.h"
 #include "sim/drill.h"
 #include "sim/fault.h"
+#include "sim/preload.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +50,10 @@ static void configure(struct sim_config *config, struct prng *dice, const struct
 	config->skew_max_ms = PICK(dice, 0, 50, 120000);
 	config->memory_mib = PICK(dice, 2048, 8192, 65536);
 	config->fence_step_ms = PICK(dice, 20, 100, 800);
+	config->vms_max = options->vms + SIM_VMS_DEFAULT;
+	/* Half as much again as they need, so that nodes can be lost. */
+	if (options->vms)
+		config->memory_mib = (options->vms / config->node_count + 1) * 900;
 	config->trace = options->trace;
 	config->trace_ctx = options->trace_ctx;
 }
@@ -70,6 +75,19 @@ static void configure_fences(struct random_run *run)
 		fences->devices |= prng_chance(&run->dice, 900) ? node_bit(id) : 0;
 		sim_watchdog(sim, id, prng_chance(&run->dice, 800) ? fences->watchdog_ms : 0);
 	}
+}
+
+/* What the dice made, as the administrators of an old cluster had made it before. */
+static void preload(struct random_run *run, uint32_t vms)
+{
+	static struct fence_device devices[FENCE_DEVICES_MAX];
+	const struct drill_config *fences = &run->fences;
+	struct sim_preload preload = {.vms = vms, .devices = devices};
+
+	for (uint32_t id = 1; id <= run->sim->config.node_count; id++)
+		for (uint32_t level = 1; level <= fences->levels && (fences->devices & node_bit(id)); level++)
+			drill_device(fences, &devices[preload.device_count++], id, level);
+	sim_preload(run->sim, &preload);
 }
 
 /* One of the VMs that were ever created. */
@@ -208,7 +226,8 @@ static void rest(struct random_run *run)
 
 	faults_rest(&run->faults);
 	for (uint32_t i = 0; i < sim->vm_count; i++)
-		ask(run, EVENT_VM_START, &sim->vms[i].def, 0, false);
+		if (sim->vm_count <= SIM_VMS_DEFAULT || !world_executing(sim->world, sim->vms[i].def.uuid))
+			ask(run, EVENT_VM_START, &sim->vms[i].def, 0, false);
 	sim_run_ms(sim, START_ALL_MS);
 	if (sim->config.node_count > 2 && prng_chance(&run->dice, 700))
 		sim_power_off(sim, lost);
@@ -224,7 +243,7 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	configure(&config, &run.dice, options);
 	struct sim *sim = run.sim = sim_new(&config);
 	faults_init(&run.faults, sim, prng_u64(&run.dice));
-	run.vms = 1 + prng_below(&run.dice, 6);
+	run.vms = options->vms + 1 + prng_below(&run.dice, 6);
 	run.request_ms = PICK(&run.dice, 300, 1000, 3000);
 	run.fault_ms = PICK(&run.dice, 500, 2000, 5000, 20000);
 	run.end_ms = options->duration_ms ? options->duration_ms : PICK(&run.dice, 20000, 40000, 80000);
@@ -235,8 +254,11 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	configure_fences(&run);
 	for (uint32_t id = 1; id <= config.node_count; id++)
 		sim_power_on(sim, id);
+	if (options->vms)
+		preload(&run, options->vms);
 	sim_run_ms(sim, 4000);
-	drill_define(sim, &run.fences);
+	if (!options->vms)
+		drill_define(sim, &run.fences);
 	timeline_after(sim->timeline, 0, on_request, &run);
 	timeline_after(sim->timeline, 0, on_fault, &run);
 	on_calm(&run);

@@ -40,6 +40,12 @@ static void find(struct board *board, uint64_t seed, uint64_t at_us, const char 
 	__atomic_store_n(&finding->ready, true, __ATOMIC_RELEASE);
 }
 
+/* Each event is a walk over all VMs on every node. */
+static uint32_t limit_s(const struct runner_options *options)
+{
+	return options->limit_s ? options->limit_s : 60 + options->random.vms / 4;
+}
+
 static void worker(const struct runner_options *options, struct board *board, uint32_t job)
 {
 	for (;;) {
@@ -50,7 +56,7 @@ static void worker(const struct runner_options *options, struct board *board, ui
 		if (options->violations_max && __atomic_load_n(&board->found, __ATOMIC_RELAXED) >= options->violations_max)
 			return;
 		board->current[job] = options->first_seed + n;
-		alarm(options->limit_s ? options->limit_s : 60); /* a run without end is a finding too */
+		alarm(limit_s(options)); /* a run without end is a finding too */
 		random_run(options->first_seed + n, &options->random, &result);
 		alarm(0);
 		__atomic_fetch_add(&board->done, 1, __ATOMIC_RELAXED);
@@ -76,10 +82,12 @@ static pid_t spawn(const struct runner_options *options, struct board *board, ui
 
 static void report(const struct runner_options *options, const struct board *board, uint64_t *told, FILE *out)
 {
-	char nodes[32] = "", duration[48] = "";
+	char nodes[32] = "", vms[32] = "", duration[48] = "";
 
 	if (options->random.nodes)
 		snprintf(nodes, sizeof(nodes), " --nodes %" PRIu32, options->random.nodes);
+	if (options->random.vms)
+		snprintf(vms, sizeof(vms), " --vms %" PRIu32, options->random.vms);
 	if (options->random.duration_ms)
 		snprintf(duration, sizeof(duration), " --duration %" PRIu64, options->random.duration_ms);
 	while (*told < board->found && *told < FINDINGS_MAX) {
@@ -88,8 +96,8 @@ static void report(const struct runner_options *options, const struct board *boa
 			return;
 		fprintf(out,
 			"seed %" PRIu64 ": [%6" PRIu64 "] %s\n"
-			"  replay: watari-sim random --seed %" PRIu64 "%s%s --trace\n",
-			finding->seed, finding->at_us / 1000, finding->text, finding->seed, nodes, duration);
+			"  replay: watari-sim random --seed %" PRIu64 "%s%s%s --trace\n",
+			finding->seed, finding->at_us / 1000, finding->text, finding->seed, nodes, vms, duration);
 		fflush(out);
 		(*told)++;
 	}

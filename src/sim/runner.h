@@ -14,7 +14,7 @@ struct runner_options {
 	uint64_t seeds;
 	uint32_t jobs;
 	uint32_t violations_max; /* stop after so many; 0: never */
-	uint32_t limit_s;	 /* of one seed, in real time; 0: 60 */
+	uint32_t limit_s;	 /* of one seed, in real time; 0: 60, and more with many VMs */
 	struct random_options random;
 };
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "sim/preload.h"
 #include "sim/script.h"
 
 #include <assert.h>
@@ -28,6 +29,15 @@ static bool is_engines_own(const char *line)
 	return line[0] == 'n' && bar && bar[1] == ' ' && strspn(line + 1, "0123456789") == (size_t)(bar - line - 1);
 }
 
+/* vm1 … of a preload. */
+static bool names_a_vm(const char *line)
+{
+	for (const char *at = strstr(line, "vm"); at; at = strstr(at + 1, "vm"))
+		if ((at == line || at[-1] == ' ') && at[2] >= '1' && at[2] <= '9')
+			return true;
+	return false;
+}
+
 static void keep_line(void *ctx, uint64_t now_us, const char *line)
 {
 	struct scenario *scenario = ctx;
@@ -36,7 +46,7 @@ static void keep_line(void *ctx, uint64_t now_us, const char *line)
 
 	if (scenario->print)
 		fputs(whole, stdout);
-	if (is_engines_own(line) || scenario->ended)
+	if (is_engines_own(line) || scenario->ended || (scenario->brief && names_a_vm(line)))
 		return;
 	while (scenario->trace_size + size + 1 > scenario->trace_capacity) {
 		scenario->trace_capacity = scenario->trace_capacity ? 2 * scenario->trace_capacity : 16384;
@@ -61,6 +71,8 @@ struct plan {
 	} nodes[NODES_MAX + 1];
 	uint32_t fences;      /* each node has so many devices: ipmi-nX of level 1, pdu-nX of level 2 */
 	uint32_t watchdog_ms; /* of each node */
+	bool brief;
+	uint32_t preload, preload_mib; /* VMs that run since before: vm1 … */
 };
 
 /* "node n3 memory 2048", "node n3 vcpus 2", "node n3 no-bridge": unlike the others. */
@@ -114,6 +126,8 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		{"torn_permille", &plan->config.net_torn_permille},
 		{"fences", &plan->fences},
 		{"watchdog", &plan->watchdog_ms},
+		{"preload", &plan->preload},
+		{"preload_mib", &plan->preload_mib},
 	};
 	char word[32], name[NAME_BYTES];
 	uint32_t number = 0;
@@ -123,6 +137,10 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		return 0;
 	if (!strcmp(word, "two_node") && words == 1) {
 		plan->config.two_node = true;
+		return 0;
+	}
+	if (!strcmp(word, "brief") && words == 1) {
+		plan->brief = true;
 		return 0;
 	}
 	if (!strcmp(word, "eager") && words == 1) {
@@ -152,6 +170,9 @@ static int plan_read(const char *dir, struct plan *plan, struct err *err)
 		if (plan_line(plan, line, err) < 0)
 			return err_prefix(err, "%s/cluster:%d", dir, number);
 	}
+	if (plan->preload > VMS_MAX - ARRAY_SIZE(plan->vms))
+		return err_set(err, ERR_INVALID, "%s/cluster: preload: up to %zu", dir, VMS_MAX - ARRAY_SIZE(plan->vms));
+	plan->config.vms_max = plan->preload + SIM_VMS_DEFAULT;
 	if (plan->config.node_count < 1 || plan->config.node_count > NODES_MAX)
 		return err_set(err, ERR_INVALID, "%s/cluster: nodes: 1 to %d", dir, NODES_MAX);
 	return 0;
@@ -192,19 +213,36 @@ static int write_expected(const struct scenario *scenario, struct err *err)
 	return 0;
 }
 
+static void device_of(struct fence_device *device, uint32_t node, uint32_t level)
+{
+	char name[NAME_BYTES];
+
+	snprintf(name, sizeof(name), "%s-n%u", level == 1 ? "ipmi" : "pdu", node);
+	sim_fence_device(device, name, node);
+	device->level = level;
+	device->limit_ms = 5000;
+}
+
 static void define_fences(struct sim *sim, uint32_t levels)
 {
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		for (uint32_t level = 1; level <= levels; level++) {
 			struct event event = {.kind = EVENT_FENCE_SET, .by = "root"};
-			char name[NAME_BYTES];
-			snprintf(name, sizeof(name), "%s-n%u", level == 1 ? "ipmi" : "pdu", id);
-			sim_fence_device(&event.fence, name, id);
-			event.fence.level = level;
-			event.fence.limit_ms = 5000;
+			device_of(&event.fence, id, level);
 			sim_request(sim, 1, &event, NULL, NULL);
 		}
 	}
+}
+
+static void preload(struct sim *sim, const struct plan *plan)
+{
+	static struct fence_device devices[FENCE_DEVICES_MAX];
+	struct sim_preload preload = {.vms = plan->preload, .memory_mib = plan->preload_mib, .devices = devices};
+
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		for (uint32_t level = 1; level <= plan->fences && preload.device_count < FENCE_DEVICES_MAX; level++)
+			device_of(&devices[preload.device_count++], id, level);
+	sim_preload(sim, &preload);
 }
 
 static int define_vms(struct scenario *scenario, const struct plan *plan, struct err *err)
@@ -228,7 +266,7 @@ static int play(struct scenario *scenario, const struct plan *plan, struct err *
 {
 	struct sim *sim = scenario->sim = sim_new(&plan->config);
 
-	if (define_vms(scenario, plan, err) < 0)
+	if (!plan->preload && define_vms(scenario, plan, err) < 0)
 		return -1;
 	for (uint32_t id = 1; id <= plan->config.node_count; id++) {
 		machine_refit(sim->nodes[id].machine, plan->nodes[id].memory_mib, plan->nodes[id].vcpus,
@@ -236,9 +274,16 @@ static int play(struct scenario *scenario, const struct plan *plan, struct err *
 		sim_watchdog(sim, id, plan->watchdog_ms);
 		sim_power_on(sim, id);
 	}
+	if (plan->preload)
+		preload(sim, plan);
+	/* The first place in the table of VMs is the preload's. */
+	if (plan->preload && define_vms(scenario, plan, err) < 0)
+		return -1;
 	sim_run_ms(sim, 2500);
-	define_fences(sim, plan->fences);
+	if (!plan->preload)
+		define_fences(sim, plan->fences);
 	sim_run_ms(sim, 500);
+	scenario->began_us = timeline_now_us(sim->timeline);
 	/* How a cluster comes up is in the trace of one scenario; the others begin when it is up. */
 	if (!strstr(scenario->dir, "cluster-comes-up"))
 		scenario->trace_size = 0;
@@ -266,6 +311,7 @@ int scenario_run(const char *dir, bool update, bool print, struct err *err)
 	CLEANUP_FILE FILE *readme = open_in(dir, "README", "re", err);
 	if (!readme || plan_read(dir, &plan, err) < 0)
 		return -1;
+	scenario.brief = plan.brief;
 	int result = play(&scenario, &plan, err);
 	if (!result)
 		result = update ? write_expected(&scenario, err) : compare(&scenario, err);

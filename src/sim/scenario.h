@@ -22,6 +22,8 @@ struct scenario {
 	bool print; /* the trace, also what engines say, to stdout */
 	char *trace;
 	size_t trace_size, trace_capacity;
+	bool brief; /* the trace leaves out what befalls single VMs of a preload */
+	uint64_t began_us; /* the script */
 	bool ended; /* the trace's end is reached */
 	struct engine_reply reply; /* the last one */
 	bool replied;

@@ -6,6 +6,7 @@
  *	when nX=STATE[/FENCE-PHASE] COMMAND	the same of a node
  *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting,
  *running, copying, stopped, sealed, preparing, standby, loading, loaded, absent)
+ *	when running=N COMMAND			as soon as exactly so many guests execute
  *	expect …				now; see expects below
  *	end MS					the trace ends here
  * COMMAND is a row of the table below. */
@@ -556,6 +557,9 @@ static const struct {
 	{"node-reason", script_expect_node_reason},
 	{"power", script_expect_power},
 	{"device", script_expect_device},
+	{"running", script_expect_running},
+	{"boots", script_expect_boots},
+	{"by-priority", script_expect_by_priority},
 };
 
 static int run_expect(const struct words *words)
@@ -564,7 +568,7 @@ static int run_expect(const struct words *words)
 		if (!strcmp(words->at[1], expects[i].name))
 			return expects[i].check(words);
 	return err_set(words->err, ERR_INVALID,
-		"expect vm, guest, reply, synced, states, task, reason, node, node-reason, power or device");
+		"expect vm, guest, reply, synced, states, task, reason, node, node-reason, power, device, running, boots or by-priority");
 }
 
 /* Conditions. */
@@ -575,6 +579,8 @@ static bool holds(const struct scenario *scenario, const char *condition, bool *
 	uint32_t node;
 
 	*understood = true;
+	if (!strncmp(condition, "running=", 8))
+		return script_all_run(scenario, condition + 8);
 	if (sscanf(condition, "%63[^@=]@n%u=%31s", name, &node, state) == 3 && node >= 1 &&
 		node <= scenario->sim->config.node_count) {
 		const struct sim *sim = scenario->sim;
@@ -631,7 +637,7 @@ static int run_line(struct words *words, bool *ended)
 	if (!strcmp(words->at[0], "when")) {
 		if (wait_for(words) < 0)
 			return -1;
-		return run_command(&rest);
+		return rest.count ? run_command(&rest) : 0;
 	}
 	uint64_t at_ms = strtoull(words->at[1], NULL, 10);
 	if (at_ms < sim_now_ms(sim))

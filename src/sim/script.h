@@ -30,6 +30,12 @@ struct vm_def *script_vm_of(const struct words *words, const char *word);
 int script_vm_words(const struct words *words, int first, struct vm_def *def);
 int script_vm(const struct words *words);
 
+/* script_many.c: what holds of all VMs together. */
+int script_expect_running(const struct words *words);
+int script_expect_boots(const struct words *words);
+int script_expect_by_priority(const struct words *words);
+bool script_all_run(const struct scenario *scenario, const char *number);
+
 /* script_fence.c: fence …, node …, watchdog …, link …, clock …; expect node, power, device, node-reason. */
 int script_fence(const struct words *words);
 int script_node_verb(const struct words *words);

@@ -126,6 +126,13 @@ void disk_wipe(struct disk *disk)
 	disk->damaged = false;
 }
 
+void disk_fill(struct disk *disk, const struct store_snapshot *snapshot, const char *uuid)
+{
+	assert(!disk->store && !disk->count && !disk->snapshot.bytes);
+	disk->snapshot = record_of(snapshot->index, snapshot->term, snapshot->bytes, snapshot->size);
+	snprintf(disk->uuid, sizeof(disk->uuid), "%s", uuid);
+}
+
 void disk_free(struct disk *disk)
 {
 	if (!disk)

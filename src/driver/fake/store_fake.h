@@ -28,6 +28,8 @@ void disk_lie(struct disk *disk, bool lies);
 /* The node has lost its power: after the daemon's end. */
 void disk_power_loss(struct disk *disk);
 void disk_damage(struct disk *disk); /* one bit flips in what is durable */
+/* A daemon of before has left this behind, durable. */
+void disk_fill(struct disk *disk, const struct store_snapshot *snapshot, const char *uuid);
 void disk_wipe(struct disk *disk);   /* an administrator gives the node an empty store */
 
 /* What is durable, for checkers: the index and term of the last entry or of the snapshot. */
