@@ -62,6 +62,7 @@ totem {
 	crypto_hash: sha256
 	token: $token
 	token_coefficient: 0
+	seqno_unchanged_const: 3
 }
 system {
 	sched_rr: no
