@@ -222,6 +222,12 @@ static void push_gather(struct page_server *server)
 	}
 }
 
+/* Taking in a page costs QEMU's host as much as sending it: in the guest's first moments that time is the guest's. */
+static uint64_t warm_from_ns(const struct page_server *server)
+{
+	return server->loaded_ns ? server->loaded_ns + SERVER_HOLD_WARM_NS : UINT64_MAX;
+}
+
 /* Until when the mass of the pages is held back; 0: it is not. */
 static uint64_t hold_until_ns(const struct page_server *server)
 {
@@ -244,13 +250,14 @@ static bool push_next(struct page_server *server, uint64_t *index)
 	struct push_order *order = &server->order;
 
 	if (push_order_next_hot(order, index) || push_order_next_neighbour(order, index) ||
-		(server->loaded_ns && push_order_next_warm(order, index)))
+		(clock_mono_ns() >= warm_from_ns(server) && push_order_next_warm(order, index)))
 		return true;
 	if (hold_until_ns(server))
 		return false;
 	if (!server->settled && !server->eager)
 		server->events.settled(server->events.ctx);
 	server->settled = true;
+	push_order_sort(order);
 	return push_order_next_far(order, index);
 }
 
@@ -597,7 +604,11 @@ static int wait_ms(const struct page_server *server)
 {
 	uint64_t until = server->counters.phase == SERVER_FILLING ? hold_until_ns(server) : 0;
 	uint64_t now = clock_mono_ns();
+	uint64_t warm = warm_from_ns(server);
 
+	/* What is waited for next, of the two that only time brings. */
+	if (until && warm > now && warm < until)
+		until = warm;
 	if (!until || until >= now + WATCH_MS * UINT64_C(1000000))
 		return WATCH_MS;
 	return until > now ? (int)((until - now) / 1000000) + 1 : 0;

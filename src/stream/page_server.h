@@ -30,6 +30,7 @@ enum {
 	 * steps hang on single pages: only pages that are likely to be next are pushed then. In all no longer than TOTAL. */
 	SERVER_HOLD_LOADED_NS = 100000000,
 	SERVER_HOLD_ASKED_NS = 4000000,
+	SERVER_HOLD_WARM_NS = 60000000, /* after the load; neighbours of hot pages: mostly not what its first steps need */
 	SERVER_HOLD_TOTAL_NS = 1000000000,
 	SERVER_NOTE_NS = 1000000000, /* how long after the load a page that is asked for is noted as hot */
 	SERVER_REQUESTS_MAX = 4096,

@@ -68,11 +68,19 @@ int push_order_init(struct push_order *order, const struct state *state, bool ea
 		push_order_fini(order);
 		return err_errno(err, ENOMEM, "memory for the order of pages");
 	}
+	if (eager)
+		push_order_sort(order);
+	return 0;
+}
+
+void push_order_sort(struct push_order *order)
+{
+	if (order->sorting || order->sorted)
+		return;
 	order->sorting = !pthread_create(&order->sorter, NULL, sorter_main, order);
 	/* Without a thread to be had it takes its time here. */
 	if (!order->sorting)
 		sort(order);
-	return 0;
 }
 
 void push_order_fini(struct push_order *order)

@@ -8,8 +8,8 @@
  *pass of the copy, so that what was written last comes first, and within a pass as it lies, which suits both the disk
  *and the guest. Eager: as it lies, for the disk
  *
- * The far ones are sorted by a thread of its own while QEMU loads its devices: at 4 GiB that takes tens of ms, in which
- * a guest would stand still. Each page comes up at most once.
+ * The far ones are sorted by a thread of its own, and not before push_order_sort: at 4 GiB that takes a processor for tens of
+ * ms, which the guest wants that is about to run. Eager: at once. Each page comes up at most once.
  * Must never: leave out a page that is not zero. */
 #pragma once
 
@@ -37,6 +37,8 @@ struct push_order {
 };
 
 int push_order_init(struct push_order *order, const struct state *state, bool eager, int wake_fd, struct err *err);
+/* Begins it, once. Until it is done there are no far pages. */
+void push_order_sort(struct push_order *order);
 void push_order_fini(struct push_order *order);
 
 /* It goes another way: it does not come up any more. */

@@ -99,6 +99,10 @@ static void world_init(struct world *world, const struct hot *hot, bool eager)
 	sums_fini(&sums);
 	world->wake_fd = eventfd(0, EFD_CLOEXEC);
 	assert_int_equal(push_order_init(&world->order, &world->state, eager, world->wake_fd, &err), 0);
+	/* Not before it is told to, unless nothing is waited for; twice is once. */
+	assert_int_equal(world->order.sorting, eager);
+	push_order_sort(&world->order);
+	push_order_sort(&world->order);
 	/* Its end is told, so that nobody waits for it in vain. */
 	assert_int_equal(poll(&(struct pollfd){.fd = world->wake_fd, .events = POLLIN}, 1, 60000), 1);
 	assert_true(world->order.sorted);
