@@ -176,17 +176,33 @@ const struct vm *engine_vm(struct engine *engine, const char *uuid)
 	return vm;
 }
 
+static uint64_t counted_ms(const struct engine *engine)
+{
+	return engine->clock_ms + (loop_now_ms(engine->ports.loop) - engine->clock_at_ms);
+}
+
+/* Drawn to a wall clock that is ahead, by so little that no limit is wrong by more than a DRAW_PART (decision 0005). */
 uint64_t engine_cluster_ms(struct engine *engine)
 {
-	enum { NEAR_MS = 60 * 1000 };
+	enum { NEAR_MS = 60 * 1000, DRAW_PART = 20 };
 	uint64_t wall = loop_wall_ms(engine->ports.loop);
-	uint64_t base = engine->cluster->now_ms;
 
-	if (!base)
+	if (!engine->clock_ms)
 		return wall;
-	uint64_t estimate = base + (loop_now_ms(engine->ports.loop) - engine->applied_at_ms);
-	bool near = wall >= base && wall < estimate + NEAR_MS && estimate < wall + NEAR_MS;
-	return near ? wall : estimate;
+	uint64_t time = counted_ms(engine);
+	uint64_t draw = (time - engine->clock_ms) / DRAW_PART;
+	if (wall <= time || wall >= time + NEAR_MS)
+		return time;
+	return wall - time < draw ? wall : time + draw;
+}
+
+/* What this clock alone was drawn by since the last time is forgotten: the others do not know of it. */
+void engine_clock_hear(struct engine *engine, uint64_t told_ms)
+{
+	uint64_t counted = engine->clock_ms ? counted_ms(engine) : 0;
+
+	engine->clock_ms = counted > told_ms ? counted : told_ms;
+	engine->clock_at_ms = loop_now_ms(engine->ports.loop);
 }
 
 uint32_t engine_lowest(const struct engine *engine)

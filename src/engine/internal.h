@@ -192,7 +192,7 @@ struct engine {
 	/* The committed state, and the clock that it was stamped with. */
 	struct cluster *cluster;
 	struct core_outcome *outcome;
-	uint64_t applied_at_ms; /* loop time of the last event */
+	uint64_t clock_ms, clock_at_ms; /* the cluster's time, at this time of the loop; 0: nobody has told it */
 	uint64_t snapshot_index;
 
 	/* The log behind the applied state: received, perhaps durable, not committed. */
@@ -273,6 +273,8 @@ bool reconcile_is_stuck(struct engine *engine);
 void engine_trace(struct engine *engine, const char *format, ...) PRINTF_LIKE(2, 3);
 int engine_send(struct engine *engine, struct message *message, const void *payload);
 uint64_t engine_cluster_ms(struct engine *engine);
+/* It is at least this, as an event or a member says. */
+void engine_clock_hear(struct engine *engine, uint64_t told_ms);
 uint32_t engine_lowest(const struct engine *engine);
 /* As cluster_vm_find by uuid, without a walk over all VMs for one that was asked for before. */
 const struct vm *engine_vm(struct engine *engine, const char *uuid);

@@ -187,7 +187,7 @@ static void apply_first(struct engine *engine)
 	const struct vm *named = engine_vm(engine, event->vm);
 	snprintf(engine->event_vm, sizeof(engine->event_vm), "%s", named ? named->def.name : event->def.name);
 	core_step(engine->cluster, event, engine->outcome);
-	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
+	engine_clock_hear(engine, engine->cluster->now_ms);
 	for (uint32_t i = 0; i < engine->outcome->change_count; i++)
 		reconcile_dirty(engine, engine->outcome->changes[i].vm);
 	fork_applied(engine, event);
@@ -273,6 +273,6 @@ int log_load(struct engine *engine, struct err *err)
 		return err_set(err, ERR_INVALID, "the store belongs to cluster %s, this node is configured for %s", uuid,
 			engine->config.cluster_uuid);
 	engine->durable = log_last_index(engine);
-	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
+	engine_clock_hear(engine, engine->cluster->now_ms);
 	return history_load(engine, err);
 }

@@ -27,6 +27,7 @@ static const struct field message_fields[] = {
 	SCHEMA_LIST(16, message, views, view_count, &view_mark_schema),
 	SCHEMA_U64(17, message, lost_above),
 	SCHEMA_U64(18, message, lost_to),
+	SCHEMA_U64(19, message, now_ms),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 

@@ -41,6 +41,7 @@ struct message {
 	char boot_id[UUID_BYTES]; /* STATE: of its node */
 	uint64_t committed; /* STATE: up to here it has acted on its log, or may have; 0: an older program, which has on applied */
 	uint64_t lost_above, lost_to; /* STATE: it has dropped what it had committed there, and the log does not say so yet */
+	uint64_t now_ms; /* STATE: the cluster's time by its clock; 0: it has none yet */
 	uint32_t view_count;
 	struct view_mark views[VIEWS_MAX]; /* STATE: the newest in its log, committed or not */
 	uint64_t payload_size;

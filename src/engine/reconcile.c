@@ -437,7 +437,9 @@ static void on_tick(void *ctx)
 	struct event event = {.kind = EVENT_TICK};
 
 	engine->tick_timer = NULL;
-	if (engine->sync == SYNC_DONE && engine_lowest(engine) == engine->ports.group->node)
+	if (core_deadline_ms(engine->cluster) > engine_cluster_ms(engine))
+		reconcile_tick(engine); /* it was drawn ahead when the timer was set */
+	else if (engine->sync == SYNC_DONE && engine_lowest(engine) == engine->ports.group->node)
 		sync_send_event(engine, &event);
 }
 

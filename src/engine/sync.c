@@ -214,6 +214,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
 	state.trail = engine->history_index;
+	state.now_ms = engine->clock_ms ? engine_cluster_ms(engine) : 0;
 	fork_state(engine, &state);
 	memcpy(state.boot_id, engine->config.boot_id, sizeof(state.boot_id));
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;
@@ -351,6 +352,7 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 		return;
 	}
 	sync_goes_on(engine);
+	engine_clock_hear(engine, message->now_ms);
 	memcpy(told.boot_id, message->boot_id, sizeof(told.boot_id));
 	engine->peers[from - 1] = told;
 	engine->best = 0;
@@ -426,7 +428,7 @@ static bool take_snapshot(struct engine *engine)
 	fork_drop(engine);
 	free(engine->cluster);
 	engine->cluster = cluster;
-	engine->applied_at_ms = loop_now_ms(engine->ports.loop);
+	engine_clock_hear(engine, engine->cluster->now_ms);
 	entries_clear(&engine->tail);
 	engine->last_term = engine->snapshot_term;
 	engine->snapshot_index = cluster->index;
@@ -595,6 +597,7 @@ void sync_send_event(struct engine *engine, struct event *event)
 
 	event->node = engine->ports.group->node;
 	event->now_ms = engine_cluster_ms(engine);
+	engine_clock_hear(engine, event->now_ms);
 	memcpy(event->boot_id, engine->config.boot_id, sizeof(event->boot_id));
 	message.payload_size = schema_encode(&event_schema, event, bytes, sizeof(bytes));
 	assert(message.payload_size <= sizeof(bytes));

@@ -10,7 +10,7 @@
 
 #include "engine/engine.h"
 
-enum { NODES = 3, QUEUE_MAX = 4096 };
+enum { NODES = 3, QUEUE_MAX = 4096, WALL_MS = 1000000 };
 #define UUID "00000000-0000-4000-8000-0000000000aa"
 #define WEB "00000000-0000-4000-8000-000000000001"
 
@@ -33,6 +33,7 @@ struct machine {
 	uint64_t pledge;
 	struct hv_info web;
 	int starts, runs, kills;
+	int64_t skew_ms; /* of its wall clock */
 	bool in_group;
 };
 
@@ -55,7 +56,7 @@ static uint64_t now_ms(struct loop *loop)
 
 static uint64_t wall_ms(struct loop *loop)
 {
-	return 1000000 + now_ms(loop);
+	return WALL_MS + now_ms(loop) + (uint64_t)((struct machine *)loop)->skew_ms;
 }
 
 static struct loop_timer *timer_set(struct loop *loop, uint64_t delay, loop_timer_fn *fn, void *ctx)
@@ -322,25 +323,31 @@ static void cut(struct world *w, uint32_t id, bool away)
 		callbacks.view(callbacks.ctx, &lost);
 }
 
+static void boot(struct machine *m)
+{
+	struct engine_config config = {.incarnation = m->group.node};
+	struct engine_ports ports = {.loop = &m->loop, .group = &m->group, .store = &m->store, .hypervisor = &m->hv};
+	struct err err;
+
+	strcpy(config.cluster_uuid, UUID);
+	snprintf(config.node_name, sizeof(config.node_name), "n%u", m->group.node);
+	snprintf(config.boot_id, sizeof(config.boot_id), "boot-%u", m->group.node);
+	m->engine = engine_new(&config);
+	assert_int_equal(engine_start(m->engine, &ports, &err), 0);
+}
+
 static int setup(void **state)
 {
 	struct world *w = calloc(1, sizeof(*w));
 
 	for (uint32_t id = 1; id <= NODES; id++) {
 		struct machine *m = &w->machines[id];
-		struct engine_config config = {.incarnation = id};
-		struct engine_ports ports = {.loop = &m->loop, .group = &m->group, .store = &m->store, .hypervisor = &m->hv};
-		struct err err;
-		strcpy(config.cluster_uuid, UUID);
-		snprintf(config.node_name, sizeof(config.node_name), "n%u", id);
-		snprintf(config.boot_id, sizeof(config.boot_id), "boot-%u", id);
 		m->world = w;
 		m->loop.ops = &loop_ops;
 		m->group = (struct group){.ops = &group_ops, .node = id};
 		m->store.ops = &store_ops;
 		m->hv.ops = &hv_ops;
-		m->engine = engine_new(&config);
-		assert_int_equal(engine_start(m->engine, &ports, &err), 0);
+		boot(m);
 	}
 	tell_view(w);
 	run_ms(w, 3000);
@@ -603,6 +610,49 @@ static void a_member_that_nobody_syncs_with_joins_anew(void **state)
 	all_equal(w);
 }
 
+/* Limits are judged by the stamps of whoever speaks: with clocks that are apart they may not be off by more than a
+ * twentieth, also right after a quiet hour. */
+static void clocks_that_are_apart_make_no_leap(void **state)
+{
+	struct world *w = *state;
+	const struct cluster *cluster = engine_cluster(w->machines[1].engine);
+
+	create_web(w);
+	w->machines[2].skew_ms = 19400;
+	w->machines[3].skew_ms = -40000;
+	for (int i = 0; i < 40; i++) {
+		uint64_t before = w->now, stamp_ms = cluster->now_ms;
+		run_ms(w, (uint64_t)(i == 30 ? 3600 * 1000 : i % 2 ? 200 : 25000));
+		ask(w, 1 + (uint32_t)(i / 2 % 3), (struct event){.kind = EVENT_VM_STOP});
+		uint64_t passed = w->now - before, told = cluster->now_ms - stamp_ms;
+		assert_in_range(told, passed - 60, passed + passed / 20 + 60);
+	}
+	all_equal(w);
+}
+
+/* It is the lowest, and so the one that tells the time: not that of the last event, which may be long ago. */
+static void a_member_that_is_back_is_told_the_time(void **state)
+{
+	struct world *w = *state;
+	struct machine *m = &w->machines[1];
+
+	create_web(w);
+	run_ms(w, 600 * 1000);
+	m->in_group = false;
+	engine_free(m->engine);
+	while (m->timers)
+		timer_cancel(&m->loop, m->timers);
+	m->stored = m->durable = m->pledge = 0;
+	m->skew_ms = 3600 * 1000;
+	boot(m);
+	m->in_group = true;
+	tell_view(w);
+	run_ms(w, 3000);
+	assert_true(acts(w, 1));
+	assert_in_range(engine_cluster(m->engine)->now_ms, WALL_MS + w->now - 3000, WALL_MS + w->now);
+	all_equal(w);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -616,6 +666,8 @@ int main(void)
 		T(a_request_is_refused_when_quorum_stays_lost),
 		T(a_member_that_nobody_syncs_with_joins_anew),
 		T(a_copy_that_died_is_started_again_once),
+		T(clocks_that_are_apart_make_no_leap),
+		T(a_member_that_is_back_is_told_the_time),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
