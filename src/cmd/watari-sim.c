@@ -13,12 +13,12 @@
 static const char help[] =
 	"watari-sim: the product's core and engine in a simulated cluster, with checkers that watch from outside\n"
 	"\n"
-	"  watari-sim random [--seeds N] [--seed S] [--nodes N] [--vms N] [--duration MS] [--jobs J] [--keep-going] "
+	"  watari-sim random [--seeds N] [--seed S] [--nodes N] [--vms N] [--witness] [--duration MS] [--jobs J] [--keep-going] "
 	"[--json]\n"
 	"      Runs N seeds (1) from S (1) on. A violation is printed with the command that replays it; the first one\n"
 	"      ends the campaign, unless --keep-going. --json: a line with seeds, violations, seeds_per_second.\n"
 	"      --vms: so many VMs run since before, out of a snapshot in each node's store. With 8,000 on 64 nodes a job\n"
-	"      takes about 4 GB and a seed minutes.\n"
+	"      takes about 4 GB and a seed minutes. --witness: one more vote, a corosync-qdevice's, that is lost too.\n"
 	"  watari-sim random --seed S --trace\n"
 	"      Runs one seed and prints all that happens in it.\n"
 	"  watari-sim run [--update] [--trace] DIR...\n"
@@ -29,6 +29,7 @@ static const char help[] =
 	"  watari-sim random --seeds 10000\n"
 	"  watari-sim random --seed 4711 --trace | less\n"
 	"  watari-sim random --nodes 64 --vms 8000 --seeds 3\n"
+	"  watari-sim random --nodes 2 --witness --seeds 1000\n"
 	"  watari-sim run test/scenario/*\n"
 	"\n"
 	"Exit status: 0 no violation, 1 a violation, 64 wrong usage.\n";
@@ -76,7 +77,8 @@ static int parse(int argc, char **argv, struct options *options, struct err *err
 	const struct {
 		const char *name;
 		bool *value;
-	} flags[] = {{"--trace", &options->trace}, {"--json", &options->json}, {"--keep-going", &options->keep_going}};
+	} flags[] = {{"--trace", &options->trace}, {"--json", &options->json}, {"--keep-going", &options->keep_going},
+		{"--witness", &options->runner.random.witness}};
 
 	options->runner.seeds = options->runner.first_seed = 1;
 	for (int i = 0; i < argc; i++) {

@@ -21,7 +21,7 @@ enum {
 /* The nodes that make up the one synced view, if nothing else is in it; 0: they are not at one. */
 static uint64_t at_one(const struct sim *sim, uint64_t *formed_us)
 {
-	uint64_t synced = sim_synced(sim, sim->config.two_node ? 1 : sim->config.node_count / 2 + 1);
+	uint64_t synced = sim_synced(sim, sim_one_goes_on(sim) ? 1 : sim->config.node_count / 2 + 1);
 
 	*formed_us = 0;
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
@@ -103,8 +103,7 @@ static bool has_suspect(const struct calm_nodes *nodes, uint32_t node, const str
 	return nodes->suspects[node] > (but->killed && is_on(but, node) ? 1u : 0u);
 }
 
-/* B9: a quarantined node takes VMs where there is none that is not. */
-static bool quarantined(const struct sim *sim, const struct cluster *cluster, uint64_t members, uint32_t node)
+bool check_quarantined(const struct sim *sim, const struct cluster *cluster, uint64_t members, uint32_t node)
 {
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		const struct node *other = cluster_node(cluster, id);
@@ -121,7 +120,7 @@ static bool has_place(struct sim *sim, const struct cluster *cluster, struct cal
 		count_nodes(sim, cluster, nodes);
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		const struct node *node = cluster_node(cluster, id);
-		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !quarantined(sim, cluster, members, id) &&
+		if ((members & node_bit(id)) && node->state == NODE_ONLINE && !check_quarantined(sim, cluster, members, id) &&
 			!(vm->killed && has_suspect(nodes, id, vm)) &&
 			!((vm->exhausted | vm->storage_lost) & node_bit(id)) &&
 			used_mib(nodes, id, vm) + vm->def.memory_mib <= sim->config.memory_mib)

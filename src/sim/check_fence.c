@@ -67,7 +67,7 @@ void checks_false_death(struct sim *sim, uint32_t node)
 		all_falsely_dead(sim, engine_cluster(sim->nodes[node].engine), node);
 	if (sim_newest(sim))
 		all_falsely_dead(sim, sim_newest(sim), node);
-	if (sim->config.two_node)
+	if (sim_one_goes_on(sim))
 		sim->checks->two_histories = true;
 }
 
@@ -135,10 +135,16 @@ static uint32_t used_mib(struct sim *sim, const struct cluster *cluster, uint32_
 	return used;
 }
 
+/* Its restarts there are used up for now, or the node flaps: it waits until that is over, if there is no other. */
+static bool is_open(struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint32_t node)
+{
+	return !(vm->exhausted & node_bit(node)) && !check_quarantined(sim, cluster, UINT64_MAX, node);
+}
+
 static bool has_room(struct sim *sim, const struct cluster *cluster, const struct vm *vm)
 {
 	for (uint32_t id = 1; id <= sim->config.node_count; id++)
-		if (used_mib(sim, cluster, id) + vm->def.memory_mib <= sim->config.memory_mib)
+		if (is_open(sim, cluster, vm, id) && used_mib(sim, cluster, id) + vm->def.memory_mib <= sim->config.memory_mib)
 			return true;
 	return false;
 }

@@ -75,6 +75,7 @@ struct checks {
 	struct check_line *lines; /* all of them, as who was first has said them */
 	uint32_t line_count, line_capacity;
 	uint64_t *tasks_us; /* since when */
+	uint64_t tasks_index; /* the newest at which they were looked at */
 	uint64_t *tasks; /* by place in the cluster: the task that was seen under way last */
 	uint64_t calm_us, calm_members, calm_formed_us; /* check_calm.c: calm since, in the same view */
 	uint8_t *encoded;
@@ -95,5 +96,7 @@ const struct vm *check_there(const struct cluster *cluster, struct check_vm *vm)
 /* A cluster with more VMs is looked at in parts; as many at a time. */
 enum { CHECK_VMS_AT_A_TIME = 64 };
 /* check_log.c: I4, of one VM and of all. */
+/* B9: it flapped, and takes nothing while another of the members is there that did not. */
+bool check_quarantined(const struct sim *sim, const struct cluster *cluster, uint64_t members, uint32_t node);
 void check_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, struct check_vm *vm);
 void check_all_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster);

@@ -12,6 +12,7 @@ enum {
 	SYNC_MS = 10 * 1000, /* a view's sync on the slowest disk and network that runs have */
 	START_MS = 5 * 1000, /* beside what the machine's own steps take */
 	PROBE_MS = 5 * 1000, /* a node that is asked whether it reaches disks (hypervisor_fake.c) */
+	WITNESS_MS = 2 * 3000, /* until its vote has gone over (witness.c) */
 	FENCED_OFTEN = 4,    /* within the hour: the next time may be held for a person */
 };
 
@@ -45,12 +46,13 @@ void drill_define(struct sim *sim, const struct drill_config *config)
 			define_of(sim, config, id);
 }
 
-/* A daemon does not arm a watchdog that would end healthy nodes (timing.h), or that proves nothing: with two_node. */
+/* A daemon does not arm a watchdog that would end healthy nodes (timing.h), or that proves nothing: of two nodes
+ * of which one may go on. */
 static uint32_t armed_ms(const struct sim *sim, uint32_t node)
 {
 	uint32_t watchdog_ms = sim->nodes[node].watchdog_ms;
 
-	if (sim->config.two_node)
+	if (sim_one_goes_on(sim))
 		return 0;
 	return watchdog_ms >= timing_watchdog_needed_ms(sim_token_ms(sim)) ? watchdog_ms : 0;
 }
@@ -164,7 +166,7 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 	uint32_t lost = 1 + prng_below(dice, sim->config.node_count);
 	enum loss how = (enum loss)prng_below(dice, LOSS_KINDS);
 
-	if (sim->violation[0] || (sim->config.node_count == 2 && (!sim->config.two_node || how != LOSS_POWER)))
+	if (sim->violation[0] || (sim->config.node_count == 2 && (!sim_one_goes_on(sim) || how != LOSS_POWER)))
 		return;
 	drill_define(sim, config);
 	sim_run_ms(sim, 2000);
@@ -173,7 +175,7 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 	if (sim->violation[0] || !is_room(sim, lost))
 		return;
 	uint64_t proof = proof_ms(sim, config, lost, dice);
-	uint64_t bound_ms = sim->config.lost_max_ms + SYNC_MS + proof + START_MS + UINT64_C(4) * sim->config.step_ms;
+	uint64_t bound_ms = sim->config.lost_max_ms + SYNC_MS + proof + START_MS + (sim->config.witness ? WITNESS_MS : 0) + UINT64_C(4) * sim->config.step_ms;
 	if (how == LOSS_HANG) {
 		/* Nobody misses it before its watchdog has ended it. */
 		if (!armed_ms(sim, lost))

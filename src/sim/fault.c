@@ -30,6 +30,24 @@ static bool flap_again(struct mend *mend)
 	return true;
 }
 
+/* The same of the witness; an even number of times more: there. */
+static bool witness_again(struct mend *mend)
+{
+	struct sim *sim = mend->faults->sim;
+	bool away = mend->again % 2;
+
+	sim_trace(sim, "# the witness %s", away ? "goes" : "is there");
+	if (away)
+		net_witness_up(sim->net, false);
+	else
+		net_witness_mend(sim->net);
+	if (!mend->again)
+		return false;
+	mend->again--;
+	mend->item = timeline_after(sim->timeline, prng_between(&mend->faults->dice, 50, 8000) * 1000, mend_run, mend);
+	return true;
+}
+
 static void mend_run(void *ctx)
 {
 	struct mend *mend = ctx;
@@ -57,6 +75,10 @@ static void mend_run(void *ctx)
 		break;
 	case FAULT_FLAP:
 		if (flap_again(mend))
+			return;
+		break;
+	case FAULT_WITNESS:
+		if (witness_again(mend))
 			return;
 		break;
 	case FAULT_DEVICE:
@@ -96,8 +118,8 @@ static void mend_run(void *ctx)
 	mend->node = 0;
 }
 
-/* False: too much is broken already. */
-static bool mend_later(struct faults *faults, enum fault_kind kind, uint32_t node, uint64_t delay_ms)
+/* NULL: too much is broken already. */
+static struct mend *mend_later(struct faults *faults, enum fault_kind kind, uint32_t node, uint64_t delay_ms)
 {
 	for (uint32_t i = 0; i < MENDS_MAX; i++) {
 		struct mend *mend = &faults->mends[i];
@@ -105,9 +127,9 @@ static bool mend_later(struct faults *faults, enum fault_kind kind, uint32_t nod
 			continue;
 		*mend = (struct mend){.faults = faults, .kind = kind, .node = node};
 		mend->item = timeline_after(faults->sim->timeline, delay_ms * 1000, mend_run, mend);
-		return true;
+		return mend;
 	}
-	return false;
+	return NULL;
 }
 
 enum { BUSY_MAX_MS = 40000 * 200 / 1000 };
@@ -176,6 +198,25 @@ static void flap(struct faults *faults, uint32_t node)
 		for (uint32_t i = 0; i < MENDS_MAX; i++)
 			if (faults->mends[i].node == node && faults->mends[i].kind == FAULT_FLAP)
 				faults->mends[i].again = 1 + 2 * prng_below(&faults->dice, 4);
+}
+
+/* Also such as are there again before anybody has noticed. */
+static void witness_lost(struct faults *faults, uint32_t node)
+{
+	struct sim *sim = faults->sim;
+	struct mend *mend = mend_later(faults, FAULT_WITNESS, node, some_ms(faults));
+
+	if (!mend)
+		return;
+	if (prng_chance(&faults->dice, 500)) {
+		sim_trace(sim, "# n%u does not reach the witness", node);
+		net_witness_link(sim->net, node, false);
+		return;
+	}
+	sim_trace(sim, "# the witness is lost");
+	net_witness_up(sim->net, false);
+	if (prng_chance(&faults->dice, 300))
+		mend->again = 2 * prng_below(&faults->dice, 4);
 }
 
 static void clock_jumps(struct faults *faults, uint32_t node)
@@ -348,7 +389,7 @@ static void state_rots(struct faults *faults)
 enum {
 	FAULTS_TO_BEAR = 1u << FAULT_POWER | 1u << FAULT_POWER_ALL | 1u << FAULT_COROSYNC | 1u << FAULT_RING_LOST |
 			 1u << FAULT_PARTITION | 1u << FAULT_QEMU | 1u << FAULT_GUEST | 1u << FAULT_HOSTILE |
-			 1u << FAULT_STATE | 1u << FAULT_CLOCK
+			 1u << FAULT_STATE | 1u << FAULT_CLOCK | 1u << FAULT_WITNESS
 };
 
 static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
@@ -416,6 +457,9 @@ static void throw(struct faults *faults, enum fault_kind kind, uint32_t node)
 	case FAULT_STORAGE:
 		storage_lost(faults, node);
 		break;
+	case FAULT_WITNESS:
+		witness_lost(faults, node);
+		break;
 	}
 }
 
@@ -463,7 +507,7 @@ void faults_init(struct faults *faults, struct sim *sim, uint64_t seed)
 	/* Some runs know a few kinds of faults, some most; one in sixteen none. */
 	uint32_t permille = (const uint32_t[]){100, 200, 400, 700}[prng_below(&faults->dice, 4)];
 	for (int kind = 0; kind < FAULT_KIND_COUNT; kind++)
-		if (prng_chance(&faults->dice, permille))
+		if ((kind != FAULT_WITNESS || sim->config.witness) && prng_chance(&faults->dice, permille))
 			faults->kinds |= 1u << kind;
 	if (prng_chance(&faults->dice, 700)) /* what comes of a lie is not judged: most runs know none */
 		faults->kinds &= ~(1u << FAULT_DEVICE_LIES);

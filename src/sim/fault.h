@@ -30,7 +30,8 @@
 	X(FAULT_DEVICE_LIES, "a fence device lies, or is wired to another node")                                       \
 	X(FAULT_STORAGE, "nodes do not reach their VMs' disks")                                                               \
 	X(FAULT_PANIC, "a guest panics")                                                                               \
-	X(FAULT_SILENCE, "a QEMU hangs")
+	X(FAULT_SILENCE, "a QEMU hangs")                                                                               \
+	X(FAULT_WITNESS, "the witness is lost, or one node does not reach it; or it comes and goes")
 
 enum fault_kind { FAULT_KINDS(CLUSTER_CONSTANT) };
 enum { FAULT_KIND_COUNT = FAULT_KINDS(CLUSTER_COUNT) };

@@ -348,7 +348,7 @@ void sim_corosync_start(struct sim *sim, uint32_t id)
 bool sim_wipe_store(struct sim *sim, uint32_t id)
 {
 	struct sim_node *node = &sim->nodes[id];
-	uint32_t quorum = sim->config.two_node ? 1 : sim->config.node_count / 2 + 1;
+	uint32_t quorum = sim_one_goes_on(sim) ? 1 : sim->config.node_count / 2 + 1;
 	uint64_t others = sim_synced(sim, quorum) & ~node_bit(id);
 
 	/* As many as say so: one alone may not have seen yet that its view has ended. */

@@ -31,6 +31,8 @@ static void configure(struct sim_config *config, struct prng *dice, const struct
 {
 	config->node_count = options->nodes ? options->nodes : PICK(dice, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 5, 7);
 	config->two_node = config->node_count == 2 && prng_chance(dice, 500);
+	config->witness = options->witness;
+	config->two_node &= !config->witness;
 	config->step_ms = PICK(dice, 5, 50, 200, 200, 1000, 5000);
 	config->net_delay_us = PICK(dice, 200, 1000, 1000, 10000);
 	config->net_slow_permille = PICK(dice, 0, 20, 100);
@@ -248,7 +250,7 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 	run.fault_ms = PICK(&run.dice, 500, 2000, 5000, 20000);
 	run.end_ms = options->duration_ms ? options->duration_ms : PICK(&run.dice, 20000, 40000, 80000);
 	sim_trace(sim, "seed %llu: %u nodes%s, %u VMs, faults %x; messages %u us, slow %u permille, losses seen in %u ms, disks %u us",
-		(unsigned long long)seed, config.node_count, config.two_node ? " (two_node)" : "", run.vms, run.faults.kinds,
+		(unsigned long long)seed, config.node_count, config.two_node ? " (two_node)" : config.witness ? " and a witness" : "", run.vms, run.faults.kinds,
 		config.net_delay_us, config.net_slow_permille, config.lost_max_ms, config.disk_us);
 
 	configure_fences(&run);

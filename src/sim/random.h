@@ -9,6 +9,7 @@
 
 struct random_options {
 	uint32_t nodes;	     /* 0: by the dice */
+	bool witness;	     /* has a vote, and faults of its own; then never two_node */
 	uint32_t vms;	     /* that run since before (preload.h); 0: none, a few are created */
 	uint64_t duration_ms; /* of the time with faults; 0: by the dice */
 	void (*trace)(void *ctx, uint64_t now_us, const char *line);

@@ -96,8 +96,9 @@ static void report(const struct runner_options *options, const struct board *boa
 			return;
 		fprintf(out,
 			"seed %" PRIu64 ": [%6" PRIu64 "] %s\n"
-			"  replay: watari-sim random --seed %" PRIu64 "%s%s%s --trace\n",
-			finding->seed, finding->at_us / 1000, finding->text, finding->seed, nodes, vms, duration);
+			"  replay: watari-sim random --seed %" PRIu64 "%s%s%s%s --trace\n",
+			finding->seed, finding->at_us / 1000, finding->text, finding->seed, nodes, vms,
+			options->random.witness ? " --witness" : "", duration);
 		fflush(out);
 		(*told)++;
 	}

@@ -106,7 +106,7 @@ static int plan_vm(struct plan *plan, const char *line, struct err *err)
 	return 0;
 }
 
-/* "nodes 3", "two_node", "vm web 1024 [WORD…]" (script_vm.c), "fences 2", "watchdog 5000", or any number of sim_config. */
+/* "nodes 3", "two_node", "witness", "vm web 1024 [WORD…]" (script_vm.c), "fences 2", "watchdog 5000", or any number of sim_config. */
 static int plan_line(struct plan *plan, char *line, struct err *err)
 {
 	const struct {
@@ -129,23 +129,27 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 		{"preload", &plan->preload},
 		{"preload_mib", &plan->preload_mib},
 	};
+	const struct {
+		const char *name;
+		bool *flag;
+		bool value;
+	} flags[] = {
+		{"two_node", &plan->config.two_node, true},
+		{"witness", &plan->config.witness, true},
+		{"brief", &plan->brief, true},
+		{"eager", &plan->config.postcopy, false},
+	};
 	char word[32], name[NAME_BYTES];
 	uint32_t number = 0;
 	int words = sscanf(line, "%31s %63s %u", word, name, &number);
 
 	if (words < 1 || word[0] == '#')
 		return 0;
-	if (!strcmp(word, "two_node") && words == 1) {
-		plan->config.two_node = true;
-		return 0;
-	}
-	if (!strcmp(word, "brief") && words == 1) {
-		plan->brief = true;
-		return 0;
-	}
-	if (!strcmp(word, "eager") && words == 1) {
-		plan->config.postcopy = false;
-		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		if (!strcmp(word, flags[i].name) && words == 1) {
+			*flags[i].flag = flags[i].value;
+			return 0;
+		}
 	}
 	if (!strcmp(word, "vm"))
 		return plan_vm(plan, line, err);

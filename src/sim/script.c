@@ -401,6 +401,7 @@ static const struct {
 	{"node", script_node_verb},
 	{"watchdog", script_watchdog},
 	{"link", script_link},
+	{"witness", script_witness},
 	{"clock", script_clock},
 };
 

@@ -36,11 +36,12 @@ int script_expect_boots(const struct words *words);
 int script_expect_by_priority(const struct words *words);
 bool script_all_run(const struct scenario *scenario, const char *number);
 
-/* script_fence.c: fence …, node …, watchdog …, link …, clock …; expect node, power, device, node-reason. */
+/* script_fence.c: fence …, node …, watchdog …, link …, witness …, clock …; expect node, power, device, node-reason. */
 int script_fence(const struct words *words);
 int script_node_verb(const struct words *words);
 int script_watchdog(const struct words *words);
 int script_link(const struct words *words);
+int script_witness(const struct words *words);
 int script_clock(const struct words *words);
 int script_expect_node(const struct words *words);
 int script_expect_node_reason(const struct words *words);

@@ -100,6 +100,26 @@ int script_link(const struct words *words)
 	return 0;
 }
 
+/* witness up or down; witness cut nX or ok nX: whether the node reaches it */
+int script_witness(const struct words *words)
+{
+	struct sim *sim = words->scenario->sim;
+	const char *what = words->count > 1 ? words->at[1] : "";
+	bool cuts = !strcmp(what, "cut"), links = cuts || !strcmp(what, "ok");
+	uint32_t node = links ? script_node(words, words->count > 2 ? words->at[2] : NULL) : 0;
+
+	if (!sim->config.witness || (!node && strcmp(what, "up") != 0 && strcmp(what, "down") != 0))
+		return err_set(words->err, ERR_INVALID, "witness up, down, cut nX or ok nX; and 'witness' in the cluster file");
+	if (links) {
+		sim_trace(sim, "# n%u %s the witness", node, cuts ? "does not reach" : "reaches");
+		net_witness_link(sim->net, node, !cuts);
+	} else {
+		sim_trace(sim, "# the witness is %s", what);
+		net_witness_up(sim->net, !strcmp(what, "up"));
+	}
+	return 0;
+}
+
 /* clock nX MS: its wall clock jumps by so much */
 int script_clock(const struct words *words)
 {

@@ -47,6 +47,11 @@ void sim_violation(struct sim *sim, const char *format, ...)
 	sim_trace(sim, "VIOLATION %s", sim->violation);
 }
 
+bool sim_one_goes_on(const struct sim *sim)
+{
+	return sim->config.two_node || (sim->config.witness && sim->config.node_count == 2);
+}
+
 uint32_t sim_token_ms(const struct sim *sim)
 {
 	return (sim->config.lost_max_ms * 10 + 21) / 22;
@@ -75,7 +80,7 @@ struct sim *sim_new(const struct sim_config *config)
 	prng_seed(&sim->machine_dice, prng_splitmix(&seed));
 	prng_seed(&sim->fence_dice, prng_splitmix(&seed));
 	sim->timeline = timeline_new();
-	struct net_config net = {.node_count = config->node_count, .two_node = config->two_node,
+	struct net_config net = {.node_count = config->node_count, .two_node = config->two_node, .witness = config->witness,
 		.delay_us = config->net_delay_us, .exact = config->exact, .slow_permille = config->net_slow_permille,
 		.lost_min_ms = config->lost_min_ms ? config->lost_min_ms : 300, .lost_max_ms = config->lost_max_ms, .merge_min_ms = 50, .merge_max_ms = 800,
 		.late_permille = config->net_late_permille, .torn_permille = config->net_torn_permille,
@@ -170,6 +175,7 @@ void sim_heal(struct sim *sim)
 {
 	sim_trace(sim, "# everything is mended");
 	outlets_mend(sim->outlets);
+	net_witness_mend(sim->net);
 	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
 		struct sim_node *node = &sim->nodes[id];
 		net_set_side(sim->net, id, 0);

@@ -21,6 +21,7 @@ struct sim_config {
 	uint64_t seed;
 	uint32_t node_count;
 	bool two_node;
+	bool witness;
 	bool exact; /* no dice: times are as configured (scenarios) */
 	uint32_t step_ms;
 	uint32_t net_delay_us;
@@ -113,6 +114,8 @@ void sim_free(struct sim *sim); /* takes NULL */
 
 void sim_run_ms(struct sim *sim, uint64_t duration_ms); /* ends early at a violation */
 void sim_run_until_ms(struct sim *sim, uint64_t at_ms);
+/* One of two nodes may go on without the other. */
+bool sim_one_goes_on(const struct sim *sim);
 uint32_t sim_token_ms(const struct sim *sim); /* corosync's, from lost_max_ms: 2.2 times the token */
 bool sim_step(struct sim *sim); /* one thing; false: nothing will ever happen again */
 uint64_t sim_now_ms(const struct sim *sim);

@@ -25,6 +25,7 @@ struct group_fake;
 struct net_config {
 	uint32_t node_count;
 	bool two_node;		/* votequorum's two_node with wait_for_all */
+	bool witness;		/* one more vote, of a corosync-qnetd; expected votes stay those of the nodes */
 	uint32_t delay_us;	/* typical time to order or to deliver a message */
 	uint32_t token_ms;	/* corosync's token: the loss of a node is seen 2.2 times that after it, or sooner */
 	bool exact;		/* no dice about times: always delay_us, and the minima below (scenarios) */
@@ -54,6 +55,10 @@ void net_set_side(struct net *net, uint32_t node, uint32_t side);
  * while pings are answered. Where not all reach all, the rings are the sets that a lowest node first makes. */
 void net_set_link(struct net *net, uint32_t a, uint32_t b, bool up);
 void net_links_mend(struct net *net);
+/* The witness: without power or not, and reached by a node or not. Its vote follows a little later. */
+void net_witness_up(struct net *net, bool up);
+void net_witness_link(struct net *net, uint32_t node, bool up);
+void net_witness_mend(struct net *net);
 /* The node's queue is full for a while: send gives ERR_BUSY. */
 void net_busy(struct net *net, uint32_t node, uint64_t duration_us);
 

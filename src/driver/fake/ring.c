@@ -25,18 +25,31 @@ static void order_view(struct ring *ring, uint64_t only, uint64_t members)
 		.position = ++ring->length,
 		.formed_us = timeline_now_us(net->timeline),
 		.view = {.ring_seq = ring->seq,
-			.quorate = ring->quorate,
 			.expected_votes = net->config.node_count,
 			.two_node = net->config.two_node,
+			.witness = net->config.witness,
 			.members = members,
 			.ring = ring->members}};
 
 	for (uint32_t id = 1; id <= net->config.node_count; id++) {
 		if (!has(ring->members & only, id))
 			continue;
+		entry.view.quorate = ring_quorate(ring, id);
 		entry.generation = has(members, id) ? ring->generations[id] : 0;
 		net_deliver(&net->nodes[id], entry);
 	}
+}
+
+bool ring_quorate(const struct ring *ring, uint32_t node)
+{
+	/* The nodes' votes and one more are to be expected. */
+	return ring->quorate ||
+	       (has(ring->voted, node) && 2 * (votes(ring->members) + 1) > ring->net->config.node_count + 1);
+}
+
+void ring_tell(struct ring *ring, uint64_t nodes)
+{
+	order_view(ring, nodes, ring->procs);
 }
 
 void ring_order(struct ring *ring, struct packet *packet)
@@ -87,7 +100,7 @@ static uint64_t clique(const struct net *net, uint64_t free)
 	return set;
 }
 
-static uint64_t reachable(const struct net *net, uint32_t from)
+uint64_t ring_reachable(const struct net *net, uint32_t from)
 {
 	uint64_t free = 0;
 
@@ -175,7 +188,7 @@ static bool quorate(struct net *net, uint64_t members)
 			net->nodes[1].met_all = net->nodes[2].met_all = true;
 		return lowest->met_all;
 	}
-	return 2 * votes(members) > net->config.node_count;
+	return 2 * votes(members) > net->config.node_count + net->config.witness;
 }
 
 static void trace_ring(struct net *net, const struct ring *ring)
@@ -188,7 +201,9 @@ static void trace_ring(struct net *net, const struct ring *ring)
 	for (uint32_t id = 1; id <= net->config.node_count && used < sizeof(line) - 16; id++)
 		if (has(ring->members, id))
 			used += (size_t)snprintf(line + used, sizeof(line) - used, " n%u", id);
-	snprintf(line + used, sizeof(line) - used, "%s", ring->quorate ? ", quorate" : "");
+	bool by_witness = !ring->quorate && ring_quorate(ring, (uint32_t)__builtin_ctzll(ring->voted | node_bit(NODES_MAX)) + 1);
+	snprintf(line + used, sizeof(line) - used, "%s%s", ring->quorate || by_witness ? ", quorate" : "",
+		by_witness ? " with the witness" : "");
 	net->config.trace(net->config.trace_ctx, line);
 }
 
@@ -205,6 +220,7 @@ static struct ring *ring_new(struct net *net, uint64_t members)
 			ring->seq = net->nodes[id].seen_seq;
 	ring->seq += 4;
 	ring->quorate = quorate(net, members);
+	witness_on_ring(ring);
 	return ring;
 }
 
@@ -263,6 +279,7 @@ static void ring_form(struct net *net, uint64_t members)
 		if (has(members, id))
 			net_outbox_arm(&net->nodes[id]);
 	trace_ring(net, ring);
+	witness_look_later(net);
 }
 
 static void reform_run(void *ctx)
@@ -326,7 +343,7 @@ static void net_changed(struct net *net)
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		struct reform *reform = &net->reforms[i];
 		uint32_t lowest = reform->item ? (uint32_t)__builtin_ctzll(reform->members) + 1 : 0;
-		if (lowest && (!net->nodes[lowest].up || reachable(net, lowest) != reform->members)) {
+		if (lowest && (!net->nodes[lowest].up || ring_reachable(net, lowest) != reform->members)) {
 			timeline_cancel(net->timeline, reform->item);
 			reform->item = NULL;
 		}
@@ -335,7 +352,7 @@ static void net_changed(struct net *net)
 		struct net_node *node = &net->nodes[id];
 		if (!node->up || has(seen, id))
 			continue;
-		uint64_t members = reachable(net, id);
+		uint64_t members = ring_reachable(net, id);
 		seen |= members;
 		bool lost = false;
 		for (uint32_t other = id; other <= net->config.node_count; other++) {
@@ -353,6 +370,7 @@ static void net_changed(struct net *net)
 		if (!reform_awaited(net, members) && !ring_is_whole(net, members))
 			reform_later(net, members, lost);
 	}
+	witness_look_later(net);
 }
 
 void net_node_up(struct net *net, uint32_t id)
@@ -440,5 +458,5 @@ uint64_t net_ring_members(const struct net *net, uint32_t node)
 
 bool net_ring_quorate(const struct net *net, uint32_t node)
 {
-	return net->nodes[node].ring && net->nodes[node].ring->quorate;
+	return net->nodes[node].ring && ring_quorate(net->nodes[node].ring, node);
 }

@@ -41,7 +41,8 @@ struct ring {
 	uint64_t id;	     /* unique, unlike seq */
 	uint64_t seq;
 	uint64_t members;
-	bool quorate;
+	bool quorate; /* by the nodes' own votes, or because it was forced */
+	uint64_t voted; /* members that count the witness's vote */
 	bool frozen;
 	uint64_t procs;	 /* members whose daemon has joined */
 	uint64_t length; /* entries ordered */
@@ -86,6 +87,9 @@ struct net {
 	struct reform reforms[NODES_MAX];
 	struct packet *recent[NET_RECENT_MAX];
 	uint64_t recent_count;
+	bool witness_down;
+	uint64_t witness_cut; /* nodes that do not reach it */
+	struct timeline_item *witness_look;
 };
 
 struct group_fake {
@@ -119,5 +123,16 @@ void net_apart_note(struct net_node *node, uint64_t members);
 /* The ring agrees on the packet's place: all members are told in this order. */
 void ring_order(struct ring *ring, struct packet *packet);
 void ring_leave(struct net_node *node);
+/* Whether corosync on this member says so. */
+bool ring_quorate(const struct ring *ring, uint32_t node);
+/* These members are told the ring as it is, anew. */
+void ring_tell(struct ring *ring, uint64_t nodes);
+/* The nodes, with this one, that reach each other and will be one ring. */
+uint64_t ring_reachable(const struct net *net, uint32_t node);
 /* The same nodes, in a new ring soon. */
 void ring_form_again(struct net_node *node);
+
+/* witness.c. A ring forms: who counts the vote from its beginning. */
+void witness_on_ring(struct ring *ring);
+/* Something has changed that may move the vote. */
+void witness_look_later(struct net *net);
