@@ -215,7 +215,7 @@ struct engine {
 	uint32_t best;
 	struct peer peers[NODES_MAX];
 	bool forced; /* an administrator made these members a quorum; until there is a real one */
-	bool last_of_two; /* of two nodes: this one was synced last, without a break since (sync.c) */
+	bool last_of_two; /* of two nodes: this one was synced last, without a break since but for a witness's vote (sync.c) */
 	bool sole; /* of two nodes: the other cannot go on before it was synced with this one */
 	uint32_t sole_over; /* for this proof that it is off; 0: its daemon alone left the ring that both were in */
 	enum death_proof sole_proof;

@@ -131,12 +131,22 @@ static bool enough_members(struct engine *engine, const struct group_view *view,
 	return engine->last_of_two || last_view(engine) == view->members;
 }
 
+/* Alone in its ring, and the witness's vote has not come yet, or has gone: this one is still the last that was synced with the
+ * other. Without the other's power proven off nobody goes on (half.c), and this daemon runs. */
+static bool waits_for_the_witness(const struct engine *engine, const struct group_view *view)
+{
+	return view->witness && view->expected_votes == 2 && !view->quorate &&
+	       view->members == node_bit(engine->ports.group->node) && view->ring == view->members;
+}
+
 static void no_view(struct engine *engine, const struct group_view *view)
 {
 	char why[REASON_BYTES];
+	bool last_of_two = engine->last_of_two && waits_for_the_witness(engine, view);
 
 	if (view->quorate || !view->stranger[0]) {
 		sync_out(engine, view->quorate ? "this node is not in the view" : "no quorum");
+		engine->last_of_two = last_of_two;
 		return;
 	}
 	snprintf(why, sizeof(why), "no quorum: the others here run cluster %s, this node is configured for cluster %s",
