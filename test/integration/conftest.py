@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run with: sudo /usr/bin/python3 -m pytest test/integration (after ninja -C build)."""
 import os
+import signal
 
 import pytest
 
 from lab import Lab
+
+# A shell that starts something in the background has it ignore the interrupt, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
