@@ -163,12 +163,21 @@ static void def_keep(struct check_vm *vm, const struct vm_def *def)
 	vm->defs[vm->def_count++] = (struct check_def){.def = *def};
 }
 
+/* The same definition may have been asked for more than once: one that is not answered yet, which may still come, else the
+ * one that was acknowledged last. */
 static struct check_def *def_find(const struct check_vm *vm, const struct vm_def *def)
 {
-	for (uint32_t i = vm->def_count; i; i--)
-		if (schema_equal(&vm_def_schema, &vm->defs[i - 1].def, def))
-			return &vm->defs[i - 1];
-	return NULL;
+	struct check_def *found = NULL;
+
+	for (uint32_t i = vm->def_count; i; i--) {
+		struct check_def *one = &vm->defs[i - 1];
+		if ((found && one->index && one->index <= found->index) || !schema_equal(&vm_def_schema, &one->def, def))
+			continue;
+		if (!one->index)
+			return one;
+		found = one;
+	}
+	return found;
 }
 
 void checks_asked(struct sim *sim, uint32_t node, const struct event *event)
@@ -205,7 +214,7 @@ void checks_answered(struct sim *sim, uint32_t node, const struct event *event, 
 		vm->created_index = reply->index;
 		/* fall through */
 	case EVENT_VM_EDIT:
-		def = def_find(vm, &event->def); /* the same definition may have been asked for more than once */
+		def = def_find(vm, &event->def);
 		if (reply->index > def->index)
 			def->index = reply->index;
 		if (reply->index > vm->edited_index)
