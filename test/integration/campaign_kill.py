@@ -79,8 +79,11 @@ TABLE = {
 }
 # The helper that splits or serves the stream, and both daemons of the move at once: two of three, so that nothing is
 # committed, not even that the VM is blocked; the two come back, and the move goes on or ends.
+#
+# One that only stands by is replaced when its state is there; one that loads has begun to speak to QEMU, which then ends.
 EITHER_KEPT = {"memory": "kept", "at": "any", "blocked": False, "task": "any"}
-TABLE["copy"] = but(TABLE["copy"], **{"stream-source": KEPT_AT_SOURCE, "daemon-both": EITHER_KEPT})
+TABLE["copy"] = but(TABLE["copy"], **{"stream-source": KEPT_AT_SOURCE, "stream-target": KEPT_AT_TARGET,
+                                        "daemon-both": EITHER_KEPT})
 TABLE["load"] = but(TABLE["load"], **{"stream-target": KEPT_AT_SOURCE, "daemon-both": EITHER_KEPT})
 # Pages that nobody brings any more: the guest cannot go on.
 TABLE["filling"] = but(TABLE["filling"], **{"stream-target": but(LOST, task="done")})
@@ -181,6 +184,10 @@ class Move:
         self.freezer.freeze(self.guest.qemu(self.target)[0])
         os.kill(copying, 18)
         news.wait_phase("load")
+        # The third node may tell it before the target begins; what is struck then still stands by.
+        record = self.lab.root(self.target) / "run/watari/vm" / self.guest.uuid / "instance.json"
+        wait_until(lambda: json.loads(record.read_text(encoding="utf-8"))["step"] == "load", 20, "the target to load",
+                   every=0.002)
 
     def to_resume(self, news):
         """The one step that nothing else can hold: the target's daemon is stopped as soon as the third node's tells."""
@@ -222,9 +229,17 @@ class Move:
                     kill(pid)
                 except ProcessLookupError:
                     pass
+                if what == "stream":
+                    self.wait_reaped(pid)
         if what == "daemon":
             return lambda: [self.lab.restart_daemon(node) for node in nodes]
         return lambda: None
+
+
+    @staticmethod
+    def wait_reaped(pid):
+        """Its parent, the daemon, has seen its death before the move goes on."""
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10, f"process {pid} to be reaped", every=0.002)
 
 
 def thread_name(pid, thread):
