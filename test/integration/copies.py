@@ -57,7 +57,7 @@ class Copies(threading.Thread):
     @staticmethod
     def vm_of(pid):
         """The VM whose cold-started QEMU this process is, with its lab: beside it other labs and the tests of the driver
-        run, which give all their VMs the same uuids. "" for any other process, None while it cannot be read."""
+        run. "" for any other process, None while it cannot be read."""
         try:
             words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -27,14 +28,18 @@ from lab import BUILD, wait_until
 LIBC = ctypes.CDLL(None, use_errno=True)
 UID_BASE = 70000
 GUEST_IP = "10.77.0.50"
-UUID = "5b1f9d9e-0000-4000-8000-0000000000{:02x}"
 
 
 def dead(pid):
-    """All its threads: a leader may be a zombie while another thread still holds the files."""
+    """All its threads: a leader may be a zombie while another thread still holds the files. One that ends while we look
+    says nothing about the others."""
+    def gone(task):
+        try:
+            return "(zombie)" in (task / "status").read_text()
+        except OSError:
+            return True
     try:
-        return not [task for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
-                    if "(zombie)" not in (task / "status").read_text()]
+        return all([gone(task) for task in pathlib.Path(f"/proc/{pid}/task").iterdir()])
     except OSError:
         return True
 
@@ -186,6 +191,8 @@ class Host:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="wq-", dir=os.environ.get("WATARI_TEST_DIR", "/tmp")))
         self.dir.chmod(0o755)
         self.netns = self.dir.name
+        # Its own VMs: beside it other tests run, and each looks for its QEMUs by their uuids.
+        self.uuid = f"{secrets.token_hex(4)}-0000-4000-8000-{{:012x}}"
         self.shells = {}
         self.state = self.dir / "state"
         self.state.mkdir(mode=0o755)
@@ -221,7 +228,7 @@ class Host:
     def definition(self, number=1, memory_mib=256, load="none", disk=True, network=True, append="", **members):
         guest = BUILD / "lab/guest"
         fill = memory_mib // 4
-        made = {"uuid": UUID.format(number), "name": f"web{number}", "memory_mib": memory_mib, "vcpus": 1,
+        made = {"uuid": self.uuid.format(number), "name": f"web{number}", "memory_mib": memory_mib, "vcpus": 1,
                 "kernel": str(guest / "vmlinuz"), "initrd": str(guest / "initrd.img"),
                 "append": f"console=ttyS0 quiet watari.ip={GUEST_IP}/24 watari.load={load} watari.fill_mib={fill} "
                           f"watari.load_mib={memory_mib // 8} {append}"}
