@@ -21,6 +21,8 @@ enum {
 	RETRY_MIN_MS = 1,
 	RETRY_MAX_MS = 50,
 	PING_MS = 1000, /* a call each second, so that a corosync that hangs is noticed by an idle node too */
+	WITNESS_WAIT_MS = 30000,
+	WITNESS_WAIT_MAX_MS = 120000,
 	SENDS_A_TURN = 64,
 	OUT_BYTES_MAX = 32 << 20, /* the loop is slow: CPG is not read, corosync's flow control does the rest */
 };
@@ -52,6 +54,7 @@ struct link {
 	bool check_votes; /* quorum or votes have changed: compare with what was told */
 	bool marker_due;
 	uint64_t hold_since_ms;
+	uint32_t hold_limit_ms; /* how long corosync's quorum service may be behind its ring */
 	uint64_t ping_at_ms;
 
 	struct outgoing *sending; /* taken from the shared queue, oldest first */
@@ -364,13 +367,22 @@ static void corosync_failed(struct link *link, const char *what, cs_error_t stat
 	go_down(link, &err);
 }
 
-/* The token that holds, with its coefficient; a reload of corosync.conf may change it at any time. */
-static void read_token(struct link *link)
+/* The token that holds, with its coefficient, and for how long corosync's quorum service may wait for the witness's
+ * vote on a new ring (corosync-qdevice(8), sync_timeout: 30 s where it is not set); a reload of corosync.conf may
+ * change both at any time. */
+static void read_times(struct link *link)
 {
-	uint32_t token_ms = 0;
+	uint32_t token_ms = 0, wait_ms = WITNESS_WAIT_MS;
+	char *model = NULL;
 
 	if (cmap_get_uint32(link->cmap, "runtime.config.totem.token", &token_ms) == CS_OK)
 		atomic_store(&link->shared->token_ms, token_ms);
+	link->hold_limit_ms = COROSYNC_STUCK_MS;
+	if (cmap_get_string(link->cmap, "quorum.device.model", &model) != CS_OK)
+		return;
+	free(model);
+	cmap_get_uint32(link->cmap, "quorum.device.sync_timeout", &wait_ms);
+	link->hold_limit_ms += wait_ms < WITNESS_WAIT_MAX_MS ? wait_ms : WITNESS_WAIT_MAX_MS;
 }
 
 static cs_error_t open_handles(struct link *link)
@@ -405,7 +417,7 @@ static cs_error_t open_handles(struct link *link)
 	if (rc == CS_OK)
 		rc = cmap_initialize(&link->cmap);
 	if (rc == CS_OK)
-		read_token(link);
+		read_times(link);
 	/* Last: from here on the others see us. TRY_AGAIN while a ring is being made; the connection is tried again
 	 * then. */
 	if (rc == CS_OK)
@@ -583,9 +595,9 @@ static void ping(struct link *link)
 	int quorate;
 	struct err err;
 
-	if (link->hold_since_ms && now - link->hold_since_ms > COROSYNC_STUCK_MS) {
-		err_set(&err, ERR_UNAVAILABLE, "corosync's quorum service has not followed its ring for %d s",
-			COROSYNC_STUCK_MS / 1000);
+	if (link->hold_since_ms && now - link->hold_since_ms > link->hold_limit_ms) {
+		err_set(&err, ERR_UNAVAILABLE, "corosync's quorum service has not followed its ring for %u s",
+			link->hold_limit_ms / 1000);
 		go_down(link, &err);
 		return;
 	}
@@ -595,7 +607,7 @@ static void ping(struct link *link)
 	busy(link, true);
 	cs_error_t rc = quorum_getquorate(link->quorum, &quorate);
 	if (rc == CS_OK)
-		read_token(link);
+		read_times(link);
 	busy(link, false);
 	if (rc != CS_OK && rc != CS_ERR_TRY_AGAIN)
 		corosync_failed(link, "quorum", rc);
