@@ -148,6 +148,9 @@ static uint64_t bound_ms(struct sim *sim, const struct cluster *cluster, struct 
 	if (!vm || !check->must_run || check->falsely_dead || check->off_asked != check->off_answered ||
 		vm->def.priority == PRIORITY_NONE || vm->state == VM_FAILED || vm->task || world_executing(sim->world, check->uuid))
 		return UINT64_MAX;
+	/* No node could restore it: only a person knows whether to try again or to give the state up. */
+	if (vm->state == VM_SAVED && vm->want == WANT_SAVED)
+		return UINT64_MAX;
 	if (vm->owner && !(members & node_bit(vm->owner)))
 		proof = proof_ms(sim, cluster, vm->owner);
 	if (proof == UINT64_MAX || !has_place(sim, cluster, nodes, vm, members) ||
