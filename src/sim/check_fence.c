@@ -158,6 +158,8 @@ const char *check_run_end(struct sim *sim, const struct cluster *cluster)
 			continue;
 		if (vm->state == VM_FAILED || (vm->state == VM_OFF && !has_room(sim, cluster, vm)))
 			continue;
+		if (vm->state == VM_SAVED && vm->want == WANT_SAVED) /* no node could restore it: a person's to decide */
+			continue;
 		snprintf(text, sizeof(text), "I6: %s should run and was forgotten, it is %s: %s", vm->def.name,
 			vm_state_name((int)vm->state), vm->reason);
 		return text;
