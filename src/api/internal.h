@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the files of the API share. A call lives from its line until its answer; a client that goes away takes its
- * calls along. Everything runs on the loop's thread, but for the disk check (disks.c), which knows no call. */
+ * calls along. Everything runs on the loop's thread, but for a forecast (forecast.c) and the
+ * look at disks (disks.c), which know no call. */
 #pragma once
 
 #include "api/api.h"

@@ -161,8 +161,6 @@ int engine_send(struct engine *engine, struct message *message, const void *payl
 	return group_send(engine->ports.group, bytes, size, &err);
 }
 
-/* The cluster's own time: that of the last event plus what has passed here since. A node whose wall clock is wrong so
- * stamps its events like the others; wall time is followed where it is near. */
 const struct vm *engine_vm(struct engine *engine, const char *uuid)
 {
 	const struct cluster *cluster = engine->cluster;
@@ -181,7 +179,7 @@ static uint64_t counted_ms(const struct engine *engine)
 	return engine->clock_ms + (loop_now_ms(engine->ports.loop) - engine->clock_at_ms);
 }
 
-/* Drawn to a wall clock that is ahead, by so little that no limit is wrong by more than a DRAW_PART (decision 0005). */
+/* The cluster's own time, as it is counted here. Drawn to a wall clock that is ahead, by so little that no limit is wrong by more than a DRAW_PART (decision 0005). */
 uint64_t engine_cluster_ms(struct engine *engine)
 {
 	enum { NEAR_MS = 60 * 1000, DRAW_PART = 20 };

@@ -3,7 +3,7 @@
  * but what this cluster's own log says was its own and is over. */
 #include "engine/internal.h"
 
-enum { SWEEP_MAX = 4 }; /* deleted VMs at a time; each takes a thread of the driver's */
+enum { SWEEP_MAX = 4 }; /* deleted VMs at a time; each takes a process of the driver's */
 
 /* Saved states that the log no longer keeps. Only those of tasks up to the applied index: a younger one is being written
  * by a step that this node may not have heard of. */

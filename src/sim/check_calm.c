@@ -129,12 +129,19 @@ static bool has_place(struct sim *sim, const struct cluster *cluster, struct cal
 	return false;
 }
 
+bool check_has_place(struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint64_t members)
+{
+	struct calm_nodes nodes = {0};
+
+	return has_place(sim, cluster, &nodes, vm, members);
+}
+
 /* Its QEMU hangs: nobody knows before it has been silent for long, and then it is killed (B17). The clock begins when it is
  * dead. */
 static bool hangs(const struct sim *sim, const char *uuid)
 {
-	for (const struct world_copy *copy = world_copies(sim->world); copy; copy = copy->next)
-		if (copy->hangs && !copy->dead && !strcmp(copy->guest->vm, uuid))
+	for (const struct world_copy *copy = world_copies_of(sim->world, uuid); copy; copy = copy->next_of_guest)
+		if (copy->hangs && !copy->dead)
 			return true;
 	return false;
 }

@@ -176,30 +176,6 @@ void checks_failover_begin(struct sim *sim, uint32_t lost)
 		sim->checks->vms[i].followed = runs(sim, sim->checks->vms[i].uuid, 0);
 }
 
-/* B18: VMs under which nodes have died are started one at a time: each node that is left flaps, or is trying another one. */
-static bool waits_for_probation(struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint32_t lost)
-{
-	uint64_t tries = 0;
-	bool waits = false;
-
-	if (vm->state != VM_OFF || !vm->killed)
-		return false;
-	for (uint32_t i = 0; i < cluster->vm_count; i++) {
-		const struct vm *other = &cluster->vms[i];
-		if (other == vm || !other->killed)
-			continue;
-		tries |= (other->owner ? node_bit(other->owner) : 0) | (other->target ? node_bit(other->target) : 0);
-	}
-	for (uint32_t id = 1; id <= sim->config.node_count; id++) {
-		if (id == lost || cluster_node(cluster, id)->state != NODE_ONLINE || !is_open(sim, cluster, vm, id))
-			continue;
-		if (!(tries & node_bit(id)))
-			return false;
-		waits = true;
-	}
-	return waits;
-}
-
 bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size)
 {
 	const struct cluster *cluster = sim_newest(sim);
@@ -210,8 +186,10 @@ bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size
 		/* B18: two nodes died under it, one soon after the other: it is not to take a third one along. */
 		if (vm && vm->state == VM_FAILED && __builtin_popcountll(vm->killed) >= 2)
 			continue;
-		if (!check->followed || !vm || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, lost) ||
-			waits_for_probation(sim, cluster, vm, lost))
+		/* … and while another such one is tried on each node that is left and open, it waits. */
+		if (vm && vm->state == VM_OFF && vm->killed && !check_has_place(sim, cluster, vm, cluster->members & ~node_bit(lost)))
+			continue;
+		if (!check->followed || !vm || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, lost))
 			continue;
 		snprintf(why, size, "%s is %s: %s", vm->def.name, vm_state_name((int)vm->state), vm->reason);
 		return false;

@@ -95,8 +95,10 @@ struct check_vm *check_vm(struct sim *sim, const char *uuid); /* made when new *
 const struct vm *check_there(const struct cluster *cluster, struct check_vm *vm);
 /* A cluster with more VMs is looked at in parts; as many at a time. */
 enum { CHECK_VMS_AT_A_TIME = 64 };
-/* check_log.c: I4, of one VM and of all. */
-/* B9: it flapped, and takes nothing while another of the members is there that did not. */
+/* check_calm.c. B9: it flapped, and takes nothing while another of the members is there that did not. */
 bool check_quarantined(const struct sim *sim, const struct cluster *cluster, uint64_t members, uint32_t node);
+/* One of the members may start it: room, restarts, disks, quarantine, and no other suspect there (B18). */
+bool check_has_place(struct sim *sim, const struct cluster *cluster, const struct vm *vm, uint64_t members);
+/* check_log.c: I4, of one VM and of all. */
 void check_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, struct check_vm *vm);
 void check_all_known(struct sim *sim, const struct sim_node *node, const struct cluster *cluster);

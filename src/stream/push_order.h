@@ -3,10 +3,12 @@
  *
  *	hot		what the guest wanted first after its last load (hot.h), in that order
  *	neighbours	of the page that was asked for last, the nearest first; of a page of zeros, which a guest asks
- *for when it begins to use it, also those that are zero warm		the neighbours of hot pages: what went along
- *with them was never asked for, so it is not known to be hot when it is far		all that is not zero: by falling
- *pass of the copy, so that what was written last comes first, and within a pass as it lies, which suits both the disk
- *and the guest. Eager: as it lies, for the disk
+ *			for when it begins to use it, also those that are zero
+ *	warm		the neighbours of hot pages: what went along with them was never asked for, so it is not known
+ *			to be hot when it is
+ *	far		all that is not zero: by falling pass of the copy, so that what was written last comes first,
+ *			and within a pass as it lies, which suits both the disk and the guest. Eager: as it lies,
+ *			for the disk
  *
  * The far ones are sorted by a thread of its own, and not before push_order_sort: at 4 GiB that takes a processor for tens of
  * ms, which the guest wants that is about to run. Eager: at once. Each page comes up at most once.

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Long, but of one piece: connecting, sending, reading and ending all change one struct that no other file may see, in callbacks of one
+ * thread. What can be decided without it is in views.c, identity.c and strangers.c. */
 #include "driver/corosync/link.h"
 
 #include "driver/corosync/identity.h"
@@ -21,8 +23,8 @@ enum {
 	RETRY_MIN_MS = 1,
 	RETRY_MAX_MS = 50,
 	PING_MS = 1000, /* a call each second, so that a corosync that hangs is noticed by an idle node too */
-	WITNESS_WAIT_MS = 30000,
-	WITNESS_WAIT_MAX_MS = 120000,
+	WITNESS_WAIT_MS = 30000,      /* corosync-qdevice(8): quorum.device.sync_timeout */
+	WITNESS_WAIT_MAX_MS = 120000, /* whatever is configured: a corosync that hangs is found out some time */
 	SENDS_A_TURN = 64,
 	OUT_BYTES_MAX = 32 << 20, /* the loop is slow: CPG is not read, corosync's flow control does the rest */
 };
@@ -368,8 +370,7 @@ static void corosync_failed(struct link *link, const char *what, cs_error_t stat
 }
 
 /* The token that holds, with its coefficient, and for how long corosync's quorum service may wait for the witness's
- * vote on a new ring (corosync-qdevice(8), sync_timeout: 30 s where it is not set); a reload of corosync.conf may
- * change both at any time. */
+ * vote on a new ring (its sync_timeout); a reload of corosync.conf may change both at any time. */
 static void read_times(struct link *link)
 {
 	uint32_t token_ms = 0, wait_ms = WITNESS_WAIT_MS;

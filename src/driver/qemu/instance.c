@@ -355,23 +355,6 @@ void instance_end(struct instance *instance, enum ending ending, const struct er
 /* Connection to the monitor. */
 
 static void on_qmp_ready(void *ctx);
-/* A guest that reboots in a loop fills no log: at once, then at most once a minute, and how often. */
-static void on_guest_reset(struct instance *instance)
-{
-	uint64_t now = loop_now_ms(instance->qemu->loop);
-	char note[80] = "the guest has rebooted by itself";
-
-	instance->resets++;
-	if (instance->resets_told_ms && now < instance->resets_told_ms + RESET_NOTE_MS)
-		return;
-	if (instance->resets > 1)
-		snprintf(note, sizeof(note), "the guest has rebooted by itself %u times since it was last said",
-			instance->resets);
-	instance->resets = 0;
-	instance->resets_told_ms = now;
-	qemu_note(instance, note);
-}
-
 static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64_t at_us);
 static void on_qmp_closed(void *ctx, const struct err *err);
 
@@ -486,6 +469,23 @@ static void on_io_error(struct instance *instance, const json_t *data)
 		storage_set(instance, true, text);
 	}
 	on_self_stopped(instance, "io-error");
+}
+
+/* A guest that reboots in a loop fills no log: at once, then at most once a minute, and how often. */
+static void on_guest_reset(struct instance *instance)
+{
+	uint64_t now = loop_now_ms(instance->qemu->loop);
+	char note[80] = "the guest has rebooted by itself";
+
+	instance->resets++;
+	if (instance->resets_told_ms && now < instance->resets_told_ms + RESET_NOTE_MS)
+		return;
+	if (instance->resets > 1)
+		snprintf(note, sizeof(note), "the guest has rebooted by itself %u times since it was last said",
+			instance->resets);
+	instance->resets = 0;
+	instance->resets_told_ms = now;
+	qemu_note(instance, note);
 }
 
 static void on_qmp_event(void *ctx, const char *name, const json_t *data, uint64_t at_us)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The directories of saved states on shared storage, <state>/<vm uuid>/<task>/. What is in them is watari-stream's.
  *
- * All of it may block on dead storage: for a job's thread only.
+ * All of it may block on dead storage: for a job's process only.
  * Must never: follow a link; delete anything but the known files of a saved state, or by a name that is not a number. */
 #pragma once
 
