@@ -437,7 +437,7 @@ void core_step(struct cluster *cluster, const struct event *event, struct core_o
 	out->devices_changed = false;
 	out->change_count = 0;
 	cluster->index++;
-	if (event->now_ms > cluster->now_ms)
+	if (event->now_ms > cluster->now_ms && event->now_ms <= TIME_MS_MAX)
 		cluster->now_ms = event->now_ms;
 	plan_forget(&out->plan);
 	if (event_ok(&step))

@@ -194,11 +194,18 @@ uint64_t engine_cluster_ms(struct engine *engine)
 	return wall - time < draw ? wall : time + draw;
 }
 
+uint64_t engine_told_ms(struct engine *engine)
+{
+	return engine->clock_ms ? engine_cluster_ms(engine) : 0;
+}
+
 /* What this clock alone was drawn by since the last time is forgotten: the others do not know of it. */
 void engine_clock_hear(struct engine *engine, uint64_t told_ms)
 {
 	uint64_t counted = engine->clock_ms ? counted_ms(engine) : 0;
 
+	if (told_ms > TIME_MS_MAX)
+		return;
 	engine->clock_ms = counted > told_ms ? counted : told_ms;
 	engine->clock_at_ms = loop_now_ms(engine->ports.loop);
 }

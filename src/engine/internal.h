@@ -273,6 +273,8 @@ bool reconcile_is_stuck(struct engine *engine);
 void engine_trace(struct engine *engine, const char *format, ...) PRINTF_LIKE(2, 3);
 int engine_send(struct engine *engine, struct message *message, const void *payload);
 uint64_t engine_cluster_ms(struct engine *engine);
+/* The same; 0 where only this node's wall clock could tell it. */
+uint64_t engine_told_ms(struct engine *engine);
 /* It is at least this, as an event or a member says. */
 void engine_clock_hear(struct engine *engine, uint64_t told_ms);
 uint32_t engine_lowest(const struct engine *engine);

@@ -235,6 +235,7 @@ static int load_snapshot(void *ctx, const struct store_snapshot *snapshot, struc
 	engine->cluster = cluster;
 	engine->snapshot_index = snapshot->index;
 	engine->last_term = snapshot->term;
+	engine_clock_hear(engine, cluster->now_ms);
 	return 0;
 }
 
@@ -251,6 +252,7 @@ static int load_entry(void *ctx, const struct store_entry *entry, struct err *er
 		return err_prefix(err, "entry %llu", (unsigned long long)entry->index);
 	entries_push(&engine->tail, entry->index, entry->term, entry->bytes, entry->size);
 	engine->last_term = entry->term;
+	engine_clock_hear(engine, event->now_ms);
 	return 0;
 }
 
@@ -273,6 +275,5 @@ int log_load(struct engine *engine, struct err *err)
 		return err_set(err, ERR_INVALID, "the store belongs to cluster %s, this node is configured for %s", uuid,
 			engine->config.cluster_uuid);
 	engine->durable = log_last_index(engine);
-	engine_clock_hear(engine, engine->cluster->now_ms);
 	return history_load(engine, err);
 }

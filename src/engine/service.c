@@ -160,7 +160,7 @@ static struct pending *queue(struct engine *engine, const struct event *request,
 	event->node = engine->ports.group->node;
 	event->incarnation = engine->config.incarnation;
 	event->seq = ++engine->seq;
-	event->now_ms = engine_cluster_ms(engine);
+	event->now_ms = engine_told_ms(engine); /* it may wait until this node is in sync */
 	memcpy(event->boot_id, engine->config.boot_id, sizeof(event->boot_id));
 
 	struct pending *pending = calloc(1, sizeof(*pending));

@@ -224,7 +224,7 @@ static void on_begin(struct engine *engine, uint32_t from, const struct message 
 	state.applied = engine->cluster->index;
 	state.digest = engine->cluster->digest;
 	state.trail = engine->history_index;
-	state.now_ms = engine->clock_ms ? engine_cluster_ms(engine) : 0;
+	state.now_ms = engine_told_ms(engine);
 	fork_state(engine, &state);
 	memcpy(state.boot_id, engine->config.boot_id, sizeof(state.boot_id));
 	state.pledged = engine->pledged > engine->term ? engine->pledged : engine->term;

@@ -2,6 +2,8 @@
  * Fixed capacities (design §3). Arrays in the model have these sizes; nothing grows at run time. */
 #pragma once
 
+#include <stdint.h>
+
 enum {
 	NODES_MAX = 64, /* corosync node ids are 1 … NODES_MAX here; id - 1 is the index and the bit */
 	VMS_MAX = 10000,
@@ -32,3 +34,5 @@ enum {
 	FENCE_LIMIT_MS_DEFAULT = 20000,
 	FENCE_DELAY_MS_MAX = 60000,
 };
+
+#define TIME_MS_MAX (UINT64_C(1) << 48) /* the year 10889: no clock says more, and a limit added to it does not wrap */

@@ -221,7 +221,7 @@ static void witness_lost(struct faults *faults, uint32_t node)
 
 static void clock_jumps(struct faults *faults, uint32_t node)
 {
-	static const int64_t jumps[] = {-3600000, 3600000, -30000, 30000, 2000};
+	static const int64_t jumps[] = {-3600000, 3600000, -30000, 30000, 2000, INT64_C(2366841600000)};
 
 	sim_clock_jump(faults->sim, node, jumps[prng_below(&faults->dice, ARRAY_SIZE(jumps))]);
 }

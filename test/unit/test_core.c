@@ -652,6 +652,20 @@ static void a_snapshot_holds_everything(void **state)
 	free(copy);
 }
 
+/* From a member whose memory is broken. A limit added to it would wrap, and be over for ever. */
+static void a_time_that_no_clock_says_is_passed_over(void **state)
+{
+	struct world *w = *state;
+	uint64_t before = w->now_ms;
+
+	w->now_ms = UINT64_MAX - 20;
+	feed(w, (struct event){.kind = EVENT_TICK});
+	assert_int_equal(w->cluster->now_ms, before);
+	w->now_ms = before;
+	feed(w, (struct event){.kind = EVENT_TICK});
+	assert_int_equal(w->cluster->now_ms, w->now_ms);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -684,6 +698,7 @@ int main(void)
 		T(a_dry_run_ends_with_the_proof),
 		T(a_disk_in_use_is_refused),
 		T(a_snapshot_holds_everything),
+		T(a_time_that_no_clock_says_is_passed_over),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -336,6 +336,18 @@ static void boot(struct machine *m)
 	assert_int_equal(engine_start(m->engine, &ports, &err), 0);
 }
 
+/* Again, with a store that has nothing, and a wall clock that is ahead. */
+static void boot_empty(struct machine *m, int64_t skew_ms)
+{
+	m->in_group = false;
+	engine_free(m->engine);
+	while (m->timers)
+		timer_cancel(&m->loop, m->timers);
+	m->stored = m->durable = m->pledge = 0;
+	m->skew_ms = skew_ms;
+	boot(m);
+}
+
 static int setup(void **state)
 {
 	struct world *w = calloc(1, sizeof(*w));
@@ -638,18 +650,34 @@ static void a_member_that_is_back_is_told_the_time(void **state)
 
 	create_web(w);
 	run_ms(w, 600 * 1000);
-	m->in_group = false;
-	engine_free(m->engine);
-	while (m->timers)
-		timer_cancel(&m->loop, m->timers);
-	m->stored = m->durable = m->pledge = 0;
-	m->skew_ms = 3600 * 1000;
-	boot(m);
+	boot_empty(m, 3600 * 1000);
 	m->in_group = true;
 	tell_view(w);
 	run_ms(w, 3000);
 	assert_true(acts(w, 1));
 	assert_in_range(engine_cluster(m->engine)->now_ms, WALL_MS + w->now - 3000, WALL_MS + w->now);
+	all_equal(w);
+}
+
+/* Its clock says 2100, its store is new, and somebody asks it for something before it is in sync: its request may not
+ * carry that time into the cluster, where every limit would be over at once. */
+static void what_a_new_member_is_asked_early_brings_no_time_along(void **state)
+{
+	struct world *w = *state;
+	struct machine *m = &w->machines[3];
+	struct event stop = {.kind = EVENT_VM_STOP, .vm = WEB};
+
+	create_web(w);
+	boot_empty(m, INT64_C(2366841600000));
+	replies = 0;
+	engine_submit(m->engine, &stop, on_reply, w);
+	m->in_group = true;
+	tell_view(w);
+	run_ms(w, 3000);
+	assert_true(acts(w, 3));
+	assert_int_equal(replies, 1);
+	assert_int_not_equal(last_reply.code, ERR_TIMEOUT); /* so it is in the log */
+	assert_in_range(engine_cluster(w->machines[1].engine)->now_ms, WALL_MS + w->now - 3000, WALL_MS + w->now);
 	all_equal(w);
 }
 
@@ -668,6 +696,7 @@ int main(void)
 		T(a_copy_that_died_is_started_again_once),
 		T(clocks_that_are_apart_make_no_leap),
 		T(a_member_that_is_back_is_told_the_time),
+		T(what_a_new_member_is_asked_early_brings_no_time_along),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
