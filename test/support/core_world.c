@@ -103,6 +103,9 @@ struct vm_def world_def(uint32_t number, uint32_t memory_mib)
 	world_uuid(number, def.uuid);
 	snprintf(def.name, sizeof(def.name), "vm%u", number);
 	strcpy(def.kernel, "/boot/vmlinuz");
+	def.nic_count = 1;
+	strcpy(def.nics[0].bridge, "br0");
+	snprintf(def.nics[0].mac, sizeof(def.nics[0].mac), "52:54:00:00:%02x:%02x", number >> 8 & 0xff, number & 0xff);
 	return def;
 }
 
@@ -142,11 +145,12 @@ enum err_code world_ask(struct core_world *w, enum event_kind kind, uint32_t num
 }
 
 /* What the owner tells of its copy of now. */
-static void owner_tells(struct core_world *w, uint32_t number, enum event_kind kind)
+static void owner_tells(struct core_world *w, uint32_t number, struct event event)
 {
 	const struct vm *vm = world_vm(w, number);
-	struct event event = {.kind = kind, .node = vm->owner, .epoch = vm->epoch};
 
+	event.node = vm->owner;
+	event.epoch = vm->epoch;
 	world_uuid(number, event.vm);
 	accepted(w, &event);
 }
@@ -154,8 +158,15 @@ static void owner_tells(struct core_world *w, uint32_t number, enum event_kind k
 void world_up(struct core_world *w, uint32_t number)
 {
 	assert_int_equal(world_vm(w, number)->state, VM_STARTING);
-	owner_tells(w, number, EVENT_STARTED);
+	owner_tells(w, number, (struct event){.kind = EVENT_STARTED});
 	assert_int_equal(world_vm(w, number)->state, VM_ONLINE);
+}
+
+void world_finds_no_room(struct core_world *w, uint32_t number)
+{
+	assert_int_equal(world_vm(w, number)->state, VM_STARTING);
+	owner_tells(w, number,
+		(struct event){.kind = EVENT_GONE, .code = ERR_NO_ROOM, .text = "this node has 12 MiB of memory left"});
 }
 
 void world_run(struct core_world *w, uint32_t number, uint32_t node)
@@ -167,7 +178,12 @@ void world_run(struct core_world *w, uint32_t number, uint32_t node)
 
 void world_dies(struct core_world *w, uint32_t number)
 {
-	owner_tells(w, number, EVENT_GONE);
+	owner_tells(w, number, (struct event){.kind = EVENT_GONE});
+}
+
+void world_panics(struct core_world *w, uint32_t number)
+{
+	owner_tells(w, number, (struct event){.kind = EVENT_GONE, .cause = GONE_PANICKED});
 }
 
 void world_moves(struct core_world *w, uint32_t number)

@@ -55,7 +55,7 @@ void world_device(struct core_world *w, const char *name, uint32_t node, uint32_
 
 /* The uuid that the VM of this number has. */
 void world_uuid(uint32_t number, char uuid[UUID_BYTES]);
-/* vm<number>, not pinned yet. */
+/* vm<number>, with a NIC at br0, not pinned yet. */
 struct vm_def world_def(uint32_t number, uint32_t memory_mib);
 /* Returns its number: 1 for the first. What def leaves open (uuid, name, kernel) is that number's. */
 uint32_t world_create(struct core_world *w, struct vm_def def);
@@ -63,10 +63,13 @@ struct vm *world_vm(struct core_world *w, uint32_t number);
 enum err_code world_ask(struct core_world *w, enum event_kind kind, uint32_t number, uint32_t target);
 /* The start that is under way succeeds. */
 void world_up(struct core_world *w, uint32_t number);
+/* It fails: that node has less memory left than the core believes. */
+void world_finds_no_room(struct core_world *w, uint32_t number);
 /* Asked to start there, and up; node 0: where the core likes. */
 void world_run(struct core_world *w, uint32_t number, uint32_t node);
-/* Its QEMU is gone where it should be. */
+/* Its QEMU is gone where it should be; the second: because the guest had panicked. */
 void world_dies(struct core_world *w, uint32_t number);
+void world_panics(struct core_world *w, uint32_t number);
 /* The move that is under way to its end, as the machines would report it; no pages are left to come in. */
 void world_moves(struct core_world *w, uint32_t number);
 
