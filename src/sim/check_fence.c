@@ -78,6 +78,15 @@ static bool may_end_it(enum event_kind kind)
 	return kind == EVENT_VM_STOP || kind == EVENT_VM_SHUTDOWN || kind == EVENT_VM_SAVE || kind == EVENT_VM_DELETE;
 }
 
+/* There are nodes that the one that is asked does not see, and that may go on by themselves. */
+static bool others_live(const struct sim *sim, uint32_t node)
+{
+	for (uint32_t id = 1; id <= sim->config.node_count; id++)
+		if (sim->nodes[id].powered && !(net_ring_members(sim->net, node) & node_bit(id)))
+			return true;
+	return false;
+}
+
 void check_run_asked(struct sim *sim, uint32_t node, const struct event *event)
 {
 	struct check_vm *vm;
@@ -88,6 +97,8 @@ void check_run_asked(struct sim *sim, uint32_t node, const struct event *event)
 		else
 			net_learn(sim->net, node, event->target); /* a person has looked */
 	}
+	if (event->kind == EVENT_QUORUM_FORCED && others_live(sim, node))
+		sim->checks->two_histories = true;
 	if (event->kind == EVENT_NODE_FENCE && event->force)
 		sim->checks->forced |= node_bit(event->target);
 	if (may_end_it(event->kind)) {

@@ -69,7 +69,7 @@ struct checks {
 	uint32_t executing, boots; /* copies that execute now; cold starts */
 	uint64_t forced; /* nodes that an administrator had fenced in spite of the limit */
 	bool two_histories; /* of two nodes that each may go on alone one took the other for dead, as it had been told, and
-			       was told wrongly: both may have gone on */
+			       was told wrongly; or nodes were made a quorum while others live: both may have gone on */
 	bool forked; /* and did: two nodes committed different things at one index, and neither store was given up since */
 	uint64_t history_teller; /* node and start of its daemon */
 	struct check_line *lines; /* all of them, as who was first has said them */

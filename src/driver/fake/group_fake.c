@@ -402,16 +402,9 @@ static uint32_t fake_token_ms(struct group *group)
 	return ((struct group_fake *)group)->net->config.token_ms;
 }
 
-/* Corosync tells quorum anew in the same ring; a ring that forms anew comes to the same for those who listen. */
 static void fake_force(struct group *group)
 {
-	struct group_fake *fake = (struct group_fake *)group;
-	struct net_node *node = &fake->net->nodes[group->node];
-
-	if (!node->up || node->forced)
-		return;
-	node->forced = true;
-	ring_form_again(node);
+	votes_force(&((struct group_fake *)group)->net->nodes[group->node]);
 }
 
 static const struct group_ops ops = {.send = fake_send, .leave = fake_leave, .join = fake_join, .force = fake_force,

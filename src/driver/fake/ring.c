@@ -25,7 +25,6 @@ static void order_view(struct ring *ring, uint64_t only, uint64_t members)
 		.position = ++ring->length,
 		.formed_us = timeline_now_us(net->timeline),
 		.view = {.ring_seq = ring->seq,
-			.expected_votes = net->config.node_count,
 			.two_node = net->config.two_node,
 			.witness = net->config.witness,
 			.members = members,
@@ -34,17 +33,11 @@ static void order_view(struct ring *ring, uint64_t only, uint64_t members)
 	for (uint32_t id = 1; id <= net->config.node_count; id++) {
 		if (!has(ring->members & only, id))
 			continue;
-		entry.view.quorate = ring_quorate(ring, id);
+		entry.view.expected_votes = ring_votes_expected(ring, id, members);
+		entry.view.quorate = ring_view_quorate(ring, id, members);
 		entry.generation = has(members, id) ? ring->generations[id] : 0;
 		net_deliver(&net->nodes[id], entry);
 	}
-}
-
-bool ring_quorate(const struct ring *ring, uint32_t node)
-{
-	/* The nodes' votes and one more are to be expected. */
-	return ring->quorate ||
-	       (has(ring->voted, node) && 2 * (votes(ring->members) + 1) > ring->net->config.node_count + 1);
 }
 
 void ring_tell(struct ring *ring, uint64_t nodes)
@@ -177,20 +170,6 @@ static void outbox_settle(struct net_node *node)
 	node->outbox = kept;
 }
 
-static bool quorate(struct net *net, uint64_t members)
-{
-	for (uint32_t id = 1; id <= net->config.node_count; id++)
-		if (has(members, id) && net->nodes[id].forced)
-			return true;
-	if (net->config.two_node) {
-		struct net_node *lowest = &net->nodes[__builtin_ctzll(members) + 1];
-		if (votes(members) == 2)
-			net->nodes[1].met_all = net->nodes[2].met_all = true;
-		return lowest->met_all;
-	}
-	return 2 * votes(members) > net->config.node_count + net->config.witness;
-}
-
 static void trace_ring(struct net *net, const struct ring *ring)
 {
 	char line[128];
@@ -201,9 +180,11 @@ static void trace_ring(struct net *net, const struct ring *ring)
 	for (uint32_t id = 1; id <= net->config.node_count && used < sizeof(line) - 16; id++)
 		if (has(ring->members, id))
 			used += (size_t)snprintf(line + used, sizeof(line) - used, " n%u", id);
-	bool by_witness = !ring->quorate && ring_quorate(ring, (uint32_t)__builtin_ctzll(ring->voted | node_bit(NODES_MAX)) + 1);
-	snprintf(line + used, sizeof(line) - used, "%s%s", ring->quorate || by_witness ? ", quorate" : "",
-		by_witness ? " with the witness" : "");
+	const char *quorate = "";
+	for (uint32_t id = 1; id <= net->config.node_count; id++)
+		if (has(ring->members, id) && ring_quorate(ring, id))
+			quorate = votes(ring->members) >= net->nodes[id].votes_needed || net->config.two_node ? ", quorate" : ", quorate with the witness";
+	snprintf(line + used, sizeof(line) - used, "%s", quorate);
 	net->config.trace(net->config.trace_ctx, line);
 }
 
@@ -219,8 +200,8 @@ static struct ring *ring_new(struct net *net, uint64_t members)
 		if (has(members, id) && net->nodes[id].seen_seq > ring->seq)
 			ring->seq = net->nodes[id].seen_seq;
 	ring->seq += 4;
-	ring->quorate = quorate(net, members);
 	witness_on_ring(ring);
+	votes_on_ring(ring);
 	return ring;
 }
 
@@ -328,14 +309,6 @@ static void reform_later(struct net *net, uint64_t members, bool lost)
 	assert(!"more sets of nodes than nodes");
 }
 
-void ring_form_again(struct net_node *node)
-{
-	struct ring *ring = node->ring;
-
-	if (ring && !ring->frozen && !reform_awaited(node->net, ring->members))
-		reform_later(node->net, ring->members, false);
-}
-
 static void net_changed(struct net *net)
 {
 	uint64_t seen = 0;
@@ -379,8 +352,7 @@ void net_node_up(struct net *net, uint32_t id)
 
 	assert(!node->up);
 	node->up = true;
-	node->met_all = false;
-	node->forced = false;
+	votes_reset(node);
 	node->inbox_last_us = 0;
 	memset(node->apart_us, 0, sizeof(node->apart_us));
 	node->delivered = 0;

@@ -41,7 +41,6 @@ struct ring {
 	uint64_t id;	     /* unique, unlike seq */
 	uint64_t seq;
 	uint64_t members;
-	bool quorate; /* by the nodes' own votes, or because it was forced */
 	uint64_t voted; /* members that count the witness's vote */
 	bool frozen;
 	uint64_t procs;	 /* members whose daemon has joined */
@@ -58,7 +57,7 @@ struct net_node {
 	uint64_t seen_seq; /* on corosync's disk */
 	uint64_t apart_us[NODES_MAX + 1]; /* by node: since when rings of this one are without it; 0: they are not */
 	uint64_t silence_us, died_us;
-	bool forced;	   /* quorum was forced here; until corosync ends */
+	uint32_t votes_expected, votes_highest, votes_needed; /* highest: of its ring, as far as it knows (votes.c) */
 	bool met_all;	   /* wait_for_all is satisfied since this corosync started */
 	struct ring *ring;
 	uint64_t delivered; /* position of the last entry that was told here */
@@ -123,14 +122,24 @@ void net_apart_note(struct net_node *node, uint64_t members);
 /* The ring agrees on the packet's place: all members are told in this order. */
 void ring_order(struct ring *ring, struct packet *packet);
 void ring_leave(struct net_node *node);
-/* Whether corosync on this member says so. */
-bool ring_quorate(const struct ring *ring, uint32_t node);
 /* These members are told the ring as it is, anew. */
 void ring_tell(struct ring *ring, uint64_t nodes);
 /* The nodes, with this one, that reach each other and will be one ring. */
 uint64_t ring_reachable(const struct net *net, uint32_t node);
-/* The same nodes, in a new ring soon. */
-void ring_form_again(struct net_node *node);
+
+/* votes.c. corosync on this node starts anew. */
+void votes_reset(struct net_node *node);
+/* A ring forms, after the witness's vote in it is known; or a member of it counts one vote more. */
+void votes_on_ring(struct ring *ring);
+void votes_count(const struct ring *ring, uint32_t node);
+/* Whether corosync on this member says so. */
+bool ring_quorate(const struct ring *ring, uint32_t node);
+/* Whether driver/corosync there says so of a view: the daemons among the members must be enough as well. */
+bool ring_view_quorate(const struct ring *ring, uint32_t node, uint64_t members);
+/* Of the nodes, as driver/corosync tells it to a view of these members. */
+uint32_t ring_votes_expected(const struct ring *ring, uint32_t node, uint64_t members);
+/* corosync-quorumtool -e with the votes that are here, and the end of wait_for_all. */
+void votes_force(struct net_node *node);
 
 /* witness.c. A ring forms: who counts the vote from its beginning. */
 void witness_on_ring(struct ring *ring);

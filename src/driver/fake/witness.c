@@ -52,8 +52,9 @@ static struct ring *standing(const struct net *net, uint32_t id)
 static bool held_outside(const struct net *net, const struct ring *ring)
 {
 	for (uint32_t id = 1; id <= net->config.node_count; id++) {
-		const struct ring *other = standing(net, id);
-		if (other && other != ring && other->voted)
+		/* Its members have left theirs, whether they know so already or not. */
+		const struct ring *other = has(ring->members, id) ? NULL : standing(net, id);
+		if (other && other->voted)
 			return true;
 	}
 	return false;
@@ -85,11 +86,11 @@ static bool take_votes(struct net *net, uint64_t wanted)
 		struct ring *ring = standing(net, id);
 		if (!ring || !has(ring->voted & ~wanted, id))
 			continue;
-		bool was = ring_quorate(ring, id);
+		bool was = ring_view_quorate(ring, id, ring->procs);
 		ring->voted &= ~node_bit(id);
 		taken = true;
 		trace_vote(net, id, false);
-		if (was && !ring_quorate(ring, id))
+		if (was && !ring_view_quorate(ring, id, ring->procs))
 			ring_tell(ring, node_bit(id));
 	}
 	return taken;
@@ -102,10 +103,11 @@ static void give_votes(struct ring *ring, uint64_t given)
 	for (uint32_t id = 1; id <= ring->net->config.node_count; id++) {
 		if (!has(given, id))
 			continue;
-		bool was = ring_quorate(ring, id);
+		bool was = ring_view_quorate(ring, id, ring->procs);
 		ring->voted |= node_bit(id);
+		votes_count(ring, id);
 		trace_vote(ring->net, id, true);
-		told |= !was && ring_quorate(ring, id);
+		told |= !was && ring_view_quorate(ring, id, ring->procs);
 	}
 	if (told)
 		ring_tell(ring, ring->members);
