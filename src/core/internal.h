@@ -66,6 +66,8 @@ void storage_report(struct step *step, struct vm *vm);
 void storage_review(struct step *step, struct vm *vm, uint64_t *next_ms);
 /* The copy that was to end is dead. */
 void storage_ended(struct step *step, struct vm *vm);
+/* The node was to be switched off for a QEMU that does not die, and has told that one is dead: it may stay, unless there are more. */
+void storage_node_well(struct step *step, struct node *node);
 /* It does not run there any more, or is under way: what was known holds no more. */
 void storage_reset(struct step *step, struct vm *vm);
 /* Nobody asked for the start, and the node did not reach the disks: no fault of the VM's. */

@@ -280,9 +280,10 @@ void report_step(struct step *step)
 	}
 	if (event->kind == EVENT_STARTED)
 		started(step, vm);
-	else if (event->kind == EVENT_GONE)
+	else if (event->kind == EVENT_GONE) {
 		gone(step, vm);
-	else if (event->kind == EVENT_PREPARED)
+		storage_node_well(step, &step->cluster->nodes[event->node - 1]);
+	} else if (event->kind == EVENT_PREPARED)
 		prepared(step, vm);
 	else if (event->kind == EVENT_SEALED)
 		sealed(step, vm);

@@ -210,6 +210,22 @@ void storage_review(struct step *step, struct vm *vm, uint64_t *next_ms)
 	}
 }
 
+void storage_node_well(struct step *step, struct node *node)
+{
+	const struct cluster *cluster = step->cluster;
+
+	for (uint32_t i = 0; node->stuck_ms && i < cluster->vm_count; i++) {
+		const struct vm *vm = &cluster->vms[i];
+		if (vm->def.uuid[0] && vm->owner == node->id && vm->storage_end_ms)
+			return;
+	}
+	if (!node->stuck_ms)
+		return;
+	node->stuck_ms = 0;
+	reason_set(node->reason, "stays in the cluster: the QEMU that did not die is dead");
+	step->out->nodes_changed |= node_bit(node->id);
+}
+
 /* It did nothing wrong: its own deaths are not counted. */
 void storage_ended(struct step *step, struct vm *vm)
 {

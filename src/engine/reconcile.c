@@ -493,8 +493,11 @@ static void look_again(void *ctx)
 		fence_look(engine);
 		end_unknown(engine);
 		if (core_must_leave(engine->cluster, engine->ports.group->node)) {
+			/* Where the others had no quorum without it, it is back as if it had not been away; its QEMU may be
+			 * dead since, which is to be told. */
 			engine->stuck = true;
-			sync_leave(engine, "a QEMU here does not die, its storage hangs: this node is to be switched off");
+			if (reconcile_is_stuck(engine))
+				sync_leave(engine, "a QEMU here does not die, its storage hangs: this node is to be switched off");
 		}
 		for (uint32_t i = 0; i < engine->cluster->vm_count; i++)
 			if (has_duty(core_duty(engine->cluster, i, engine->ports.group->node)))
