@@ -170,6 +170,34 @@ static uint32_t executor(const struct cluster *cluster, uint32_t round)
 	return 0;
 }
 
+static uint64_t weight(const struct cluster *cluster, uint64_t nodes)
+{
+	static const uint32_t weights[PRIORITY_COUNT] = {
+		[PRIORITY_HIGH] = 10000, [PRIORITY_MEDIUM] = 100, [PRIORITY_LOW] = 1, [PRIORITY_NONE] = 1};
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < cluster->vm_count; i++) {
+		const struct vm *vm = &cluster->vms[i];
+		if (vm->def.uuid[0] && vm->owner && (nodes & node_bit(vm->owner)))
+			sum += weights[vm->def.priority];
+	}
+	return sum;
+}
+
+/* Of two equal halves both may fence: the one with less to lose waits, so that they do not shoot each other. */
+static uint64_t split_delay_ms(const struct cluster *cluster, const struct node *node)
+{
+	uint64_t ours, theirs;
+
+	if (!is_half(cluster) || node->fence.round)
+		return 0;
+	ours = weight(cluster, cluster->members);
+	theirs = weight(cluster, node_bit(node->id));
+	if (ours > theirs || (ours == theirs && (cluster->members & (~cluster->members + 1)) < node_bit(node->id)))
+		return 0;
+	return FENCE_SPLIT_DELAY_MS;
+}
+
 static void run_level(struct step *step, struct node *node, uint32_t level)
 {
 	fence_phase_set(step, node, FENCE_RUN);
@@ -177,8 +205,9 @@ static void run_level(struct step *step, struct node *node, uint32_t level)
 	node->fence.level = level;
 	node->fence.by = executor(step->cluster, node->fence.round);
 	node->fence.began_index = step->cluster->index;
-	node_say(step, node, "being fenced by %s (devices of level %u)",
-		cluster_node_name(step->cluster, node->fence.by), level);
+	bool yields = split_delay_ms(step->cluster, node);
+	node_say(step, node, "being fenced by %s (devices of level %u)%s", cluster_node_name(step->cluster, node->fence.by), level,
+		yields ? ", which gives it a head start: its VMs weigh as much or more" : "");
 }
 
 static void doubt_say(struct step *step, struct node *node)
@@ -541,34 +570,6 @@ uint64_t fence_deadline_ms(const struct cluster *cluster)
 }
 
 /* ---- duties */
-
-static uint64_t weight(const struct cluster *cluster, uint64_t nodes)
-{
-	static const uint32_t weights[PRIORITY_COUNT] = {
-		[PRIORITY_HIGH] = 10000, [PRIORITY_MEDIUM] = 100, [PRIORITY_LOW] = 1, [PRIORITY_NONE] = 1};
-	uint64_t sum = 0;
-
-	for (uint32_t i = 0; i < cluster->vm_count; i++) {
-		const struct vm *vm = &cluster->vms[i];
-		if (vm->def.uuid[0] && vm->owner && (nodes & node_bit(vm->owner)))
-			sum += weights[vm->def.priority];
-	}
-	return sum;
-}
-
-/* Of two equal halves both may fence: the one with less to lose waits, so that they do not shoot each other. */
-static uint64_t split_delay_ms(const struct cluster *cluster, const struct node *node)
-{
-	uint64_t ours, theirs;
-
-	if (!is_half(cluster) || node->fence.round)
-		return 0;
-	ours = weight(cluster, cluster->members);
-	theirs = weight(cluster, node_bit(node->id));
-	if (ours > theirs || (ours == theirs && (cluster->members & (~cluster->members + 1)) < node_bit(node->id)))
-		return 0;
-	return FENCE_SPLIT_DELAY_MS;
-}
 
 struct fence_duty core_fence_duty(const struct cluster *cluster, uint32_t target, uint32_t node)
 {
