@@ -145,6 +145,10 @@ json_t *view_node(struct api *api, const struct node *node)
 	set_number(view, "since_ms", node->since_ms);
 	set(view, "reason", json_string(node->reason));
 	set_number(view, "vms", guests);
+	set(view, "quarantined", json_boolean(node->quarantine_ms != 0));
+	set_number(view, "quarantine_ms", node->quarantine_ms);
+	set_number(view, "fences", node->fences);
+	set_number(view, "fences_since_ms", node->fences ? node->fences_ms : 0);
 	set_number(view, "memory_mib", node->facts.memory_mib);
 	set_number(view, "memory_used_mib", used);
 	set_number(view, "vcpus", node->facts.vcpus);

@@ -11,6 +11,11 @@ static const char *number_text(char out[UNITS_BYTES], uint64_t number)
 	return out;
 }
 
+static bool is_quarantined(const json_t *node)
+{
+	return json_is_true(json_object_get(node, "quarantined"));
+}
+
 static void node_table(const struct cli *cli, const json_t *nodes)
 {
 	static const char *const columns[] = {
@@ -23,10 +28,11 @@ static void node_table(const struct cli *cli, const json_t *nodes)
 	json_array_foreach(nodes, i, node)
 	{
 		char name[80], vms[UNITS_BYTES], memory[UNITS_BYTES], used[UNITS_BYTES], cpus[UNITS_BYTES],
-			since[UNITS_BYTES];
+			since[UNITS_BYTES], state[64];
 		snprintf(name, sizeof(name), "%s%s", member_text(node, "name"),
 			json_is_true(json_object_get(node, "local")) ? " *" : "");
-		const char *cells[] = {name, member_text(node, "state"), number_text(vms, member_number(node, "vms")),
+		snprintf(state, sizeof(state), "%s%s", member_text(node, "state"), is_quarantined(node) ? " (quarantined)" : "");
+		const char *cells[] = {name, state, number_text(vms, member_number(node, "vms")),
 			units_mib(memory, member_number(node, "memory_mib")),
 			units_mib(used, member_number(node, "memory_used_mib")),
 			number_text(cpus, member_number(node, "vcpus")), member_text(node, "accel"),
@@ -218,6 +224,12 @@ int run_node_show(struct cli *cli)
 		units_time(since, member_number(node, "since_ms")));
 	if (json_string_length(json_object_get(node, "reason")))
 		printf("          %s\n", member_text(node, "reason"));
+	if (is_quarantined(node))
+		printf("          quarantined until %s: no VM is placed there; 'watari node resume %s' ends it\n",
+			units_time(since, member_number(node, "quarantine_ms")), member_text(node, "name"));
+	if (member_number(node, "fences"))
+		printf("fenced    %llu time%s since %s\n", (unsigned long long)member_number(node, "fences"),
+			member_number(node, "fences") == 1 ? "" : "s", units_time(since, member_number(node, "fences_since_ms")));
 	printf("VMs       %llu\n", (unsigned long long)member_number(node, "vms"));
 	json_array_foreach(json_object_get(node, "storage_lost"), i, name) printf(
 		"storage   the disks of %s were not reached: mend the path, then it may run here again\n",
