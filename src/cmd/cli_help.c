@@ -62,9 +62,15 @@ static void opt_name(const struct opt *opt, char out[80])
 
 static void opt_help(const struct opt *opt, char *out, size_t size)
 {
-	bool list = opt->choices && strcmp(opt->name, "output") != 0 && strcmp(opt->name, "type") != 0;
 	char choices[128] = "";
+	bool list = opt->choices;
 
+	/* Where the help itself names the first of them it has named them all. */
+	if (list) {
+		snprintf(choices, sizeof(choices), "%.*s", (int)strcspn(opt->choices, " "), opt->choices);
+		list = !strstr(opt->help, choices);
+		choices[0] = '\0';
+	}
 	for (const char *at = opt->choices; list && *at; at += strcspn(at, " "), at += *at == ' ') {
 		size_t used = strlen(choices);
 		snprintf(choices + used, sizeof(choices) - used, "%s%.*s", used ? ", " : "", (int)strcspn(at, " "), at);
@@ -190,9 +196,7 @@ static void man_verb(FILE *out, const struct verb *verb)
 	char usage[160];
 
 	usage_line(verb, usage);
-	fprintf(out, "\n## ");
-	man_text(out, usage);
-	fprintf(out, "\n\n");
+	fprintf(out, "\n## %s\n\n", usage); /* scdoc takes a heading as it is */
 	fputc(capital(verb->summary[0]), out);
 	man_text(out, verb->summary + 1);
 	fprintf(out, ".\n");
