@@ -17,6 +17,7 @@ const struct api_verb api_verbs[] = {
 	{"cluster.status", false, {}, call_cluster_status, "quorum, membership and counts, as this node sees them"},
 	{"cluster.force_quorum", true, {
 		{"confirm", ARG_TEXT, true, NAME_BYTES - 1, "the name of the node that is asked, typed by the one who takes the risk"},
+		DRY_RUN_ARG,
 	}, call_force_quorum, "make the nodes that this one sees a quorum, although they are no majority"},
 	{"node.list", false, {}, call_node_list, "all nodes"},
 	{"node.show", false, {
@@ -378,9 +379,32 @@ void calls_take_line(struct client *client, const char *line, size_t size)
 	verb->run(call, args);
 }
 
+/* What is asked about nodes and devices is refused for other reasons than what is asked about VMs. */
+static void refused_hint(const struct api_call *call, enum err_code code, char *hint, size_t size)
+{
+	const struct event *event = call->event;
+	bool node = event->kind == EVENT_NODE_CONFIRM_OFF || event->kind == EVENT_NODE_FENCE || event->kind == EVENT_NODE_RESUME;
+	struct engine_status status;
+
+	engine_get_status(call->api->engine, &status);
+	if (code == ERR_NO_QUORUM && status.hint[0])
+		snprintf(hint, size, "%s", status.hint);
+	else if (node && code == ERR_NEEDS_FORCE)
+		snprintf(hint, size, "look at the nodes that are away; --force (in the API: force) fences it all the same");
+	else if (node && code == ERR_UNFIT)
+		snprintf(hint, size, "'watari node show %s' has what is known of it, 'watari why node/%s' how that came",
+			cluster_node_name(engine_cluster(call->api->engine), event->target),
+			cluster_node_name(engine_cluster(call->api->engine), event->target));
+	else if (event->kind == EVENT_QUORUM_FORCED && code == ERR_UNFIT)
+		snprintf(hint, size, "'watari status' says whether this node acts, and what it waits for");
+	else
+		snprintf(hint, size, "%s", hint_of(code));
+}
+
 static void submit_reply(void *ctx, const struct engine_reply *reply)
 {
 	struct api_call *call = ctx;
+	char hint[2 * REASON_BYTES];
 	struct err err;
 
 	log_info("api: %s asked for %s%s: %s%s%s", call->client->name, call->verb->name,
@@ -388,7 +412,8 @@ static void submit_reply(void *ctx, const struct engine_reply *reply)
 		reply->text);
 	if (reply->code) {
 		err_set(&err, reply->code, "%s", reply->text);
-		call_fail(call, &err);
+		refused_hint(call, reply->code, hint, sizeof(hint));
+		call_fail_hint(call, &err, hint);
 		return;
 	}
 	json_t *result = json_pack("{s:b}", "dry_run", call->try_only || call->event->dry_run);
@@ -404,6 +429,13 @@ static void submit_reply(void *ctx, const struct engine_reply *reply)
 
 void call_submit_forced(struct api_call *call)
 {
+	struct engine_reply would = {0};
+
+	if (call->try_only) {
+		engine_may_force(call->api->engine, &would);
+		submit_reply(call, &would);
+		return;
+	}
 	log_warning("api: %s forces quorum", call->client->name);
 	engine_force_quorum(call->api->engine, call->client->name, submit_reply, call);
 }

@@ -328,5 +328,6 @@ void call_force_quorum(struct api_call *call, const json_t *args)
 		return;
 	}
 	event_new(call, EVENT_QUORUM_FORCED);
+	call->try_only = json_is_true(json_object_get(args, "dry_run"));
 	call_submit_forced(call);
 }

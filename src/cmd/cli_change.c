@@ -233,17 +233,36 @@ static void print_taken(const struct cli *cli, const json_t *result, const char 
 		printf("%s\n", done);
 }
 
+/* What it would mean here and now, or why it is refused: before a name is asked for, that is what a person has to know. */
+static int force_means(struct cli *cli, char node[static 64], json_t **means)
+{
+	CLEANUP_JSON json_t *status = NULL;
+
+	if (cli_call(cli, "cluster.status", NULL, &status) < 0)
+		return -1;
+	snprintf(node, 64, "%s", member_text(status, "node"));
+	return cli_call(cli, "cluster.force_quorum", json_pack("{s:s, s:b}", "confirm", node, "dry_run", 1), means);
+}
+
 int run_force_quorum(struct cli *cli)
 {
-	const char *node = cli_option(cli, "yes");
+	CLEANUP_JSON json_t *means = NULL;
+	const char *typed = cli_option(cli, "yes");
+	char node[64];
 
-	if (!node) {
-		snprintf(cli->hint, sizeof(cli->hint),
-			"'watari cluster force-quorum --help' says what you risk; then --yes with this node's name");
-		return err_set(&cli->err, ERR_NEEDS_FORCE, "forcing quorum needs this node's name typed");
+	if (typed)
+		return cli_change(cli, "cluster.force_quorum", NULL, json_pack("{s:s}", "confirm", typed),
+			"Quorum is forced; 'watari status' shows what is blocked until its node is proven off");
+	if (force_means(cli, node, &means) < 0)
+		return -1;
+	if (cli_flag(cli, "dry-run")) {
+		print_taken(cli, means, "");
+		return 0;
 	}
-	return cli_change(cli, "cluster.force_quorum", NULL, json_pack("{s:s}", "confirm", node),
-		"Quorum is forced; 'watari status' shows what is blocked until its node is proven off");
+	snprintf(cli->hint, sizeof(cli->hint),
+		"'watari cluster force-quorum --help' says all that you risk; then --yes %s, on this node alone", node);
+	return err_set(&cli->err, ERR_NEEDS_FORCE, "forcing quorum needs this node's name typed: %s",
+		member_text(means, "text"));
 }
 
 int cli_change(struct cli *cli, const char *call, const char *vm, json_t *args, const char *done)

@@ -50,7 +50,8 @@ const struct opt cli_task_opts[] = {
 	{"append", 0, "TEXT", "and this kernel command line", 0, 0, 0}, \
 	{"machine", 0, "TYPE", "versioned machine type (default pc-q35-7.2)", 0, 0, 0}, \
 	{"cpu", 0, "MODEL", "CPU model (default qemu64)", 0, 0, 0}, \
-	{"priority", 0, "LEVEL", "which VMs come first when there is not room for all", "high medium low none", 0, 0}, \
+	{"priority", 0, "LEVEL", "which VMs come first when there is not room for all: high, medium (the default), low; none: it is never started by itself", \
+		"high medium low none", 0, 0}, \
 	{"offline-action", 0, "ACTION", "what happens to it when its node is shut down", \
 		"save shutdown shutdown-forced turn-off", 0, 0}, \
 	{"preferred", 0, "NODES", "n1,n2: the first of these that can take it; none", 0, COMPLETE_NODE, 0}, \
@@ -130,7 +131,7 @@ const struct verb cli_verbs[] = {
 		.examples = {"watari log", "watari log --since 2h --vm web", "watari log --since 10:02 --node n3",
 			"watari log --since '5 min ago' -f"}},
 
-	{.noun = "cluster", .name = "force-quorum", .run = run_force_quorum,
+	{.noun = "cluster", .name = "force-quorum", .run = run_force_quorum, .changes = true,
 		.summary = "go on without a majority, when the other nodes never come back",
 		.text = "A cluster without a majority of its nodes changes nothing, since the others may be going on without it. "
 			"When they are lost for good, this makes the nodes that are left a quorum. What you risk: (1) what the "
@@ -138,9 +139,10 @@ const struct verb cli_verbs[] = {
 			"forced there too, both sides change the cluster apart, and only one side's changes are kept. What you do "
 			"not risk: a VM of a lost node is still not started before that node is proven off ('watari node "
 			"confirm-off', or its fence device). Corosync goes back to counting a majority by itself when the others "
-			"return. Run it on one node, with that node's own name typed after --yes.",
+			"return. Run it on one node, with that node's own name typed after --yes. --dry-run (or no --yes) says who would "
+			"go on without whom.",
 		.opts = {{"yes", 'y', "NODE", "this node's name: you have read what you risk", 0, COMPLETE_NODE, 0}},
-		.examples = {"watari cluster force-quorum --yes n1"}},
+		.examples = {"watari cluster force-quorum --dry-run", "watari cluster force-quorum --yes n1"}},
 
 	{.noun = "node", .name = "list", .run = run_node_list, .summary = "all nodes with their memory and VMs",
 		.examples = {"watari node list", "watari node list -o json"}},

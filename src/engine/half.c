@@ -139,27 +139,33 @@ static void half_look(void *ctx)
 	fence_look(engine);
 }
 
+bool half_refuses(const struct engine *engine, const struct event *request, struct engine_reply *refused)
+{
+	const char *name = cluster_node_name(engine->half, engine->half_other);
+
+	*refused = (struct engine_reply){.code = ERR_NO_QUORUM};
+	if (request->kind == EVENT_NODE_CONFIRM_OFF || request->kind == EVENT_NODE_FENCE)
+		return false;
+	snprintf(refused->text, sizeof(refused->text),
+		"%.63s left and is not proven off, so it may go on by itself: nothing can be changed until it is fenced, is back, or "
+		"'node confirm-off %.63s' was typed",
+		name, name);
+	return true;
+}
+
 bool half_submit(struct engine *engine, struct event *request, struct engine_reply *refused)
 {
 	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
-	bool confirms = request->kind == EVENT_NODE_CONFIRM_OFF;
 
 	assert(event);
-	*refused = (struct engine_reply){.code = ERR_NO_QUORUM};
-	if (!confirms && request->kind != EVENT_NODE_FENCE) {
-		const char *name = cluster_node_name(engine->half, engine->half_other);
-		snprintf(refused->text, sizeof(refused->text),
-			"%.63s left and is not proven off, so it may go on by itself: nothing can be changed until it "
-			"is fenced, is back, or 'node confirm-off %.63s' was typed",
-			name, name);
+	if (half_refuses(engine, request, refused))
 		return false;
-	}
 	*event = *request;
 	half_step(engine, event);
 	refused->code = engine->outcome->code;
 	snprintf(refused->text, sizeof(refused->text), "%s", engine->outcome->text);
 	look_in(engine, 0);
 	/* Answered when what comes of it is in the log, and so for good. */
-	request->proof = confirms ? PROOF_CONFIRMED : PROOF_FENCED;
+	request->proof = request->kind == EVENT_NODE_CONFIRM_OFF ? PROOF_CONFIRMED : PROOF_FENCED;
 	return refused->code == ERR_NONE;
 }

@@ -338,6 +338,8 @@ bool half_waits(const struct engine *engine, const struct group_view *view, bool
 void half_begin(struct engine *engine);
 void half_end(struct engine *engine);
 void half_report(struct engine *engine, struct event *event);
+/* True: a half does not do this; `reply` says why. */
+bool half_refuses(const struct engine *engine, const struct event *request, struct engine_reply *reply);
 /* False: `reply` is the answer. True: the request, changed, is to be queued: it is answered when this half goes on. */
 bool half_submit(struct engine *engine, struct event *request, struct engine_reply *reply);
 

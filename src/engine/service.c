@@ -233,15 +233,52 @@ void engine_submit(struct engine *engine, const struct event *request, engine_re
 		loop_timer_set(engine->ports.loop, ENGINE_GRACE_MS - out_for_ms, on_grace_over, pending);
 }
 
+/* "n2, n3": those that are known, and are in the view, or are not. */
+static void names_of(const struct engine *engine, bool here, char *text, size_t size)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (uint32_t id = 1; id <= NODES_MAX && used + NAME_BYTES + 8 < size; id++)
+		if (cluster_node(engine->cluster, id)->id && here == !!(engine->view.members & node_bit(id)))
+			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "",
+				cluster_node_name(engine->cluster, id));
+}
+
+bool engine_may_force(const struct engine *engine, struct engine_reply *reply)
+{
+	char here[160], gone[160];
+
+	*reply = (struct engine_reply){.code = ERR_UNFIT};
+	if (!engine->in_group) {
+		snprintf(reply->text, sizeof(reply->text),
+			"corosync does not answer here: start it first, quorum is its to say");
+	} else if (engine->half) {
+		const char *other = cluster_node_name(engine->half, engine->half_other);
+		snprintf(reply->text, sizeof(reply->text),
+			"this node has quorum: there is nothing to force. What it waits for is proof that %.63s is off: its fence "
+			"device, or 'watari node confirm-off %.63s'",
+			other, other);
+	} else if (engine->sync != SYNC_OUT) {
+		snprintf(reply->text, sizeof(reply->text), "this node has quorum: there is nothing to force");
+	} else {
+		names_of(engine, true, here, sizeof(here));
+		names_of(engine, false, gone, sizeof(gone));
+		reply->code = ERR_NONE;
+		snprintf(reply->text, sizeof(reply->text),
+			"%s would go on without %s; what those have committed last and is not known here would be lost, and VMs "
+			"that ran there start only when they are proven off",
+			here[0] ? here : engine->config.node_name, gone[0] ? gone : "the others");
+	}
+	return reply->code == ERR_NONE;
+}
+
 void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx)
 {
 	struct event event = {.kind = EVENT_QUORUM_FORCED};
-	struct engine_reply refused = {.code = ERR_UNFIT};
+	struct engine_reply refused;
 
-	if (engine->sync != SYNC_OUT || !engine->in_group) {
-		snprintf(refused.text, sizeof(refused.text), "%s",
-			engine->in_group ? "this node has quorum: there is nothing to force"
-					 : "corosync does not answer here: start it first, quorum is its to say");
+	if (!engine_may_force(engine, &refused)) {
 		reply(ctx, &refused);
 		return;
 	}
@@ -266,10 +303,17 @@ void engine_try(struct engine *engine, const struct event *request, struct engin
 	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
 
 	assert(cluster && outcome && event);
+	/* What the same request would be told without being a dry run. */
+	if (engine->sync == SYNC_OUT) {
+		*reply = refusal(engine);
+		return;
+	}
+	if (engine->half && half_refuses(engine, request, reply))
+		return;
 	*event = *request;
 	event->node = engine->ports.group->node;
 	event->now_ms = engine_cluster_ms(engine);
-	cluster_copy(cluster, engine->cluster);
+	cluster_copy(cluster, engine->half ? engine->half : engine->cluster);
 	core_step(cluster, event, outcome);
 	*reply = (struct engine_reply){.code = outcome->code};
 	snprintf(reply->text, sizeof(reply->text), "%s", outcome->text);

@@ -88,8 +88,9 @@ const struct node *engine_node(const struct engine *engine, uint32_t id);
  * it was sent; the reply may come within the call then. */
 enum { ENGINE_REPLY_MS = 15000, ENGINE_GRACE_MS = 4000 };
 void engine_submit(struct engine *engine, const struct event *event, engine_reply_fn *reply, void *ctx);
-/* A dry run: what the core would answer to this request now, by feeding it to a copy of the committed cluster. Nothing
- * is sent, and what only the target's machine knows is not asked. */
+/* A dry run: what this request would be answered now. Where this node may change nothing that is the answer, as without a dry
+ * run; else the core's, to which it is fed on a copy of the committed cluster. Nothing is sent, and what only the target's
+ * machine knows is not asked. */
 void engine_try(struct engine *engine, const struct event *event, struct engine_reply *reply);
 
 /* For each node that is known: whether it could take the VM now, and the fact that decides it, or the room that it has. */
@@ -112,6 +113,8 @@ void engine_forecast_survival(struct engine_forecast *forecast, struct forecast_
  * proof that the others are off (fence, confirm-off) makes it safe, and nothing of theirs starts without it. Refused
  * where there is quorum. The reply comes when it is committed, which is the audit; as engine_submit otherwise. */
 void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn *reply, void *ctx);
+/* A dry run of it: true where it would be done, and `reply` says what that means; else why not. */
+bool engine_may_force(const struct engine *engine, struct engine_reply *reply);
 
 /* Asks a fence device, on this node and beside the log: nothing that is decided on changes. OFF and ON are for a person's
  * test of a device; OFF is refused unless all nodes are online and the device's node has no VM. The answer comes once,

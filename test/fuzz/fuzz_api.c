@@ -148,6 +148,13 @@ void engine_force_quorum(struct engine *engine, const char *by, engine_reply_fn 
 	reply(ctx, &refused);
 }
 
+bool engine_may_force(const struct engine *engine, struct engine_reply *reply)
+{
+	(void)engine;
+	*reply = (struct engine_reply){.code = ERR_UNFIT, .text = "this node has quorum"};
+	return false;
+}
+
 void engine_ask(struct engine *engine, enum engine_ask what, const struct fence_device *device, engine_answer_fn *fn,
 	void *ctx)
 {
