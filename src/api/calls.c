@@ -39,6 +39,9 @@ const struct api_verb api_verbs[] = {
 	}, call_node_resume, "end a node's quarantine now"},
 	{"fence.list", false, {}, call_fence_list, "all fence devices"},
 	{"fence.show", false, {DEVICE_ARG}, call_fence_show, "one fence device"},
+	{"fence.agent", false, {
+		{"agent", ARG_TEXT, true, 63, "its file name, such as fence_ipmilan"},
+	}, call_fence_agent, "what a fence agent on this node says of itself and of its options"},
 	{"fence.set", true, {
 		{"device", ARG_OBJECT, true, 0, "the device, as fence.show prints it"},
 		{"create", ARG_BOOL, false, 0, "refuse it where a device of this name exists"},
@@ -51,6 +54,7 @@ const struct api_verb api_verbs[] = {
 	{"fence.off", true, {
 		DEVICE_ARG,
 		{"confirm", ARG_TEXT, true, NAME_BYTES - 1, "the name of the node that will lose its power"},
+		DRY_RUN_ARG,
 	}, call_fence_off, "a test: switch the device's node off; refused unless all nodes are online and it has no VM"},
 	{"fence.on", true, {DEVICE_ARG}, call_fence_on, "switch the device's node on"},
 	{"vm.list", false, {

@@ -130,6 +130,43 @@ void call_fence_remove(struct api_call *call, const json_t *args)
 	call_submit(call);
 }
 
+static const char *value_of(const struct fence_device *device, const char *name)
+{
+	for (uint32_t i = 0; i < device->option_count; i++)
+		if (fence_option_same(device->options[i].name, name))
+			return device->options[i].value;
+	return NULL;
+}
+
+/* What an agent says of its options, and of each what the device gives it. */
+static json_t *about_json(const struct fence_agent_about *about, const struct fence_device *device)
+{
+	json_t *options = json_array();
+
+	for (uint32_t i = 0; i < about->option_count; i++) {
+		const struct fence_option_about *option = &about->options[i];
+		json_t *view = json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", option->name, "about", option->about, "default",
+			option->standard, "required", option->required, "secret", option->secret);
+		const char *value = device ? value_of(device, option->name) : NULL;
+		if (value)
+			json_object_set_new(view, "value", json_string(value));
+		json_array_append_new(options, view);
+	}
+	return options;
+}
+
+static const char off_hint[] = "nothing was switched; with --dry-run the same question is asked and nothing else";
+
+static const char *answer_hint(const struct api_call *call, enum err_code code)
+{
+	if (call->verb->run == call_fence_check)
+		return "'watari fence agent' tells an agent's options, 'watari fence set' changes a device's; each node has its own agents "
+		       "and secrets";
+	if (call->verb->run == call_fence_off && code != ERR_UNAVAILABLE)
+		return off_hint;
+	return "'watari fence check' holds the device's options against its agent; the daemon's node must reach the device";
+}
+
 static void on_answer(void *ctx, const struct engine_answer *answer)
 {
 	struct api_call *call = ctx;
@@ -139,24 +176,64 @@ static void on_answer(void *ctx, const struct engine_answer *answer)
 		answer->text);
 	if (answer->code) {
 		err_set(&err, answer->code, "%s", answer->text);
-		call_fail_hint(call, &err,
-			"'watari fence check' holds the device's options against its agent; the daemon's node must "
-			"reach the "
-			"device");
+		call_fail_hint(call, &err, answer_hint(call, answer->code));
 		return;
 	}
 	json_t *result = json_pack("{s:s}", "text", answer->text);
 	if (answer->on || answer->off)
 		json_object_set_new(result, "power", json_string(answer->on ? "on" : "off"));
+	if (answer->about)
+		json_object_set_new(result, "options", about_json(answer->about, &call->event->fence));
 	call_result(call, result);
+}
+
+/* Whether options fit is not the question here. */
+static void on_agent(void *ctx, const struct engine_answer *answer)
+{
+	struct api_call *call = ctx;
+	struct err err;
+
+	if (!answer->about) {
+		err_set(&err, answer->code ? answer->code : ERR_UNFIT, "%s",
+			answer->code ? answer->text : "the agent says nothing of itself");
+		call_fail_hint(call, &err, "agents are files fence_... in the directory of [fence] agents= in watarid.conf, on each node");
+		return;
+	}
+	call_result(call, json_pack("{s:s, s:s, s:o}", "agent", call->event->fence.agent, "about", answer->about->about, "options",
+			about_json(answer->about, NULL)));
+}
+
+static struct fence_device *asked_device(struct api_call *call)
+{
+	call->event = calloc(1, sizeof(*call->event));
+	assert(call->event);
+	return &call->event->fence;
+}
+
+void call_fence_agent(struct api_call *call, const json_t *args)
+{
+	struct fence_device *device = asked_device(call);
+	const char *agent = json_string_value(json_object_get(args, "agent"));
+	struct err err;
+
+	snprintf(device->agent, sizeof(device->agent), "%s", agent);
+	strcpy(device->name, "agent");
+	device->node = 1;
+	fence_device_default(device);
+	if (fence_device_check(device, &err) < 0)
+		call_fail_hint(call, &err, "for example fence_ipmilan");
+	else
+		engine_ask(call->api->engine, ENGINE_ASK_CHECK, device, on_agent, call);
 }
 
 static void ask(struct api_call *call, const json_t *args, enum engine_ask what)
 {
 	const struct fence_device *device = call_device(call, args);
 
-	if (device)
-		engine_ask(call->api->engine, what, device, on_answer, call);
+	if (!device)
+		return;
+	*asked_device(call) = *device; /* it may be changed before the answer comes */
+	engine_ask(call->api->engine, what, &call->event->fence, on_answer, call);
 }
 
 void call_fence_check(struct api_call *call, const json_t *args)
@@ -192,8 +269,17 @@ void call_fence_off(struct api_call *call, const json_t *args)
 {
 	const struct fence_device *device = call_device(call, args);
 
+	struct err err;
+
 	if (!device || !confirmed(call, args, device->node))
 		return;
+	if (json_is_true(json_object_get(args, "dry_run"))) {
+		if (engine_may_switch_off(call->api->engine, device->node, &err) < 0)
+			call_fail_hint(call, &err, off_hint);
+		else
+			call_result(call, json_pack("{s:b}", "dry_run", 1));
+		return;
+	}
 	log_notice("api: %s asks to switch %s off with %s, as a test", call->client->name,
 		cluster_node_name(engine_cluster(call->api->engine), device->node), device->name);
 	engine_ask(call->api->engine, ENGINE_ASK_OFF, device, on_answer, call);

@@ -152,6 +152,7 @@ int definition_from_json(const struct cluster *cluster, const json_t *json, stru
 /* fence.c */
 void call_fence_list(struct api_call *call, const json_t *args);
 void call_fence_show(struct api_call *call, const json_t *args);
+void call_fence_agent(struct api_call *call, const json_t *args);
 void call_fence_set(struct api_call *call, const json_t *args);
 void call_fence_remove(struct api_call *call, const json_t *args);
 void call_fence_check(struct api_call *call, const json_t *args);

@@ -8,7 +8,7 @@
 
 #include "api/client.h"
 
-enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_TASK, COMPLETE_DEVICE, COMPLETE_FILE, COMPLETE_WHY };
+enum complete { COMPLETE_NONE, COMPLETE_VM, COMPLETE_NODE, COMPLETE_NODES, COMPLETE_TASK, COMPLETE_DEVICE, COMPLETE_AGENT, COMPLETE_FILE, COMPLETE_WHY };
 
 struct opt {
 	const char *name;  /* without the dashes */
@@ -163,6 +163,7 @@ int run_fence_show(struct cli *cli);
 int run_fence_add(struct cli *cli);
 int run_fence_set(struct cli *cli);
 int run_fence_remove(struct cli *cli);
+int run_fence_agent(struct cli *cli);
 int run_fence_check(struct cli *cli);
 int run_fence_status(struct cli *cli);
 int run_fence_test(struct cli *cli);

@@ -221,27 +221,72 @@ int run_fence_show(struct cli *cli)
 	return 0;
 }
 
-static int ask(struct cli *cli, const char *call, const char *said)
+/* "password=FILE" stands for an option whose value is in a file. */
+static void option_table(const struct cli *cli, const json_t *options, bool given)
+{
+	static const char *const all[] = {"OPTION", "DEFAULT", "MEANING", NULL};
+	static const char *const set[] = {"OPTION", "VALUE", "MEANING", NULL};
+	struct table *table = table_new(cli, given ? set : all);
+	const json_t *option;
+	size_t i;
+
+	json_array_foreach(options, i, option)
+	{
+		char name[80];
+		const char *value = json_string_value(json_object_get(option, "value"));
+		if (given && !value)
+			continue;
+		snprintf(name, sizeof(name), "%s%s%s", member_text(option, "name"),
+			!given && json_is_true(json_object_get(option, "secret")) ? "=FILE (--secret)" : "",
+			!given && json_is_true(json_object_get(option, "required")) ? " *" : "");
+		const char *cells[] = {name, given ? value : json_string_value(json_object_get(option, "default")),
+			json_string_value(json_object_get(option, "about"))};
+		table_row(table, cells);
+	}
+	table_print_free(table);
+}
+
+int run_fence_agent(struct cli *cli)
 {
 	CLEANUP_JSON json_t *result = NULL;
 
-	if (slow_call(cli, call, device_args(cli), &result) < 0)
+	if (slow_call(cli, "fence.agent", json_pack("{s:s}", "agent", cli->operands[0]), &result) < 0)
 		return -1;
-	if (cli->json)
+	if (cli->json) {
 		print_json(result);
-	else
-		printf("%s: %s%s%s\n", cli->operands[0], said, *said ? ": " : "", member_text(result, "text"));
+		return 0;
+	}
+	printf("%s: %s. Its options (*: needed):\n", cli->operands[0], member_text(result, "about"));
+	option_table(cli, json_object_get(result, "options"), false);
 	return 0;
 }
 
 int run_fence_check(struct cli *cli)
 {
-	return ask(cli, "fence.check", "its options fit the agent");
+	CLEANUP_JSON json_t *result = NULL;
+
+	if (slow_call(cli, "fence.check", device_args(cli), &result) < 0)
+		return -1;
+	if (cli->json) {
+		print_json(result);
+		return 0;
+	}
+	printf("%s: its options fit the agent: %s\n", cli->operands[0], member_text(result, "text"));
+	option_table(cli, json_object_get(result, "options"), true);
+	return 0;
 }
 
 int run_fence_status(struct cli *cli)
 {
-	return ask(cli, "fence.status", "");
+	CLEANUP_JSON json_t *result = NULL;
+
+	if (slow_call(cli, "fence.status", device_args(cli), &result) < 0)
+		return -1;
+	if (cli->json)
+		print_json(result);
+	else
+		printf("%s: %s\n", cli->operands[0], member_text(result, "text"));
+	return 0;
 }
 
 /* ---- the test */
@@ -370,6 +415,21 @@ static int test_off(const struct test *test)
 	return dark || trust(test) < 0 ? -1 : 0;
 }
 
+/* Whether the daemon would switch it off. */
+static int try_off(const struct test *test)
+{
+	CLEANUP_JSON json_t *result = NULL;
+	json_t *args = json_pack("{s:s, s:s, s:b}", "device", test->cli->operands[0], "confirm", test->node, "dry_run", 1);
+
+	if (cli_call(test->cli, "fence.off", args, &result) < 0)
+		return -1;
+	if (test->cli->json)
+		print_json(result);
+	else
+		printf("dry run: it would be done: %s would be switched off, and on again when it has left\n", test->node);
+	return 0;
+}
+
 int run_fence_test(struct cli *cli)
 {
 	CLEANUP_JSON json_t *device = NULL;
@@ -381,12 +441,16 @@ int run_fence_test(struct cli *cli)
 		return -1;
 	test.device = device;
 	test.node = member_text(device, "node");
-	if (off && !cli_option(cli, "yes")) {
+	if (off && !cli_option(cli, "yes") && !cli_flag(cli, "dry-run")) {
 		snprintf(cli->hint, sizeof(cli->hint), "move its VMs away, then say --off --yes %s", test.node);
 		return err_set(
 			&cli->err, ERR_NEEDS_FORCE, "%s will lose its power: that needs its name typed", test.node);
 	}
-	if (compare_status(&test, state) < 0 || (off && test_off(&test) < 0))
+	if (compare_status(&test, state) < 0)
+		return -1;
+	if (off && cli_flag(cli, "dry-run"))
+		return try_off(&test);
+	if (off && test_off(&test) < 0)
 		return -1;
 	if (cli->json) {
 		CLEANUP_JSON json_t *result =

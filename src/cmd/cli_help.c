@@ -2,6 +2,7 @@
  * Help, man pages and completion, all from the table of verbs. */
 #include "cmd/cli.h"
 
+#include <dirent.h>
 #include <string.h>
 
 enum { HELP_COLUMN = 28, HELP_WIDTH = 100 };
@@ -281,7 +282,7 @@ static void offer_names(const struct completion *completion, enum complete what,
 		json_array_foreach(json_object_get(result, sources[what].list), i, item)
 		{
 			const json_t *value = json_object_get(item, sources[what].key);
-			char word[128];
+			char word[640];
 			if (json_is_string(value))
 				snprintf(word, sizeof(word), "%s%.100s", before, json_string_value(value));
 			else
@@ -292,6 +293,29 @@ static void offer_names(const struct completion *completion, enum complete what,
 	api_client_close(&cli.client);
 }
 
+/* Where they are by default; watarid may look elsewhere. */
+static void offer_agents(const struct completion *completion)
+{
+	DIR *dir = opendir("/usr/sbin");
+	const struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (!strncmp(entry->d_name, "fence_", 6))
+			offer(completion, entry->d_name);
+	if (dir)
+		closedir(dir);
+}
+
+/* "n1,n": what stands before the last comma stays. */
+static void offer_list(const struct completion *completion)
+{
+	const char *comma = strrchr(completion->partial, ',');
+	char before[512];
+
+	snprintf(before, sizeof(before), "%.*s", comma ? (int)(comma - completion->partial + 1) : 0, completion->partial);
+	offer_names(completion, COMPLETE_NODE, before);
+}
+
 static void offer_live(const struct completion *completion, enum complete what)
 {
 	switch (what) {
@@ -300,9 +324,15 @@ static void offer_live(const struct completion *completion, enum complete what)
 	case COMPLETE_FILE:
 		puts(":file"); /* the shell function completes these by itself */
 		return;
+	case COMPLETE_AGENT:
+		offer_agents(completion);
+		return;
 	case COMPLETE_WHY:
 		offer_names(completion, COMPLETE_VM, "vm/");
 		offer_names(completion, COMPLETE_NODE, "node/");
+		return;
+	case COMPLETE_NODES:
+		offer_list(completion);
 		return;
 	case COMPLETE_VM:
 	case COMPLETE_NODE:

@@ -28,8 +28,8 @@ const struct opt cli_task_opts[] = {
 #define DEVICE {"DEVICE", false, COMPLETE_DEVICE}
 #define DEVICE_OPTS \
 	{"node", 0, "NODE", "the node that it switches", 0, COMPLETE_NODE, 0}, \
-	{"agent", 0, "AGENT", "the fence agent: a file name such as fence_ipmilan", 0, 0, 0}, \
-	{"option", 0, "NAME=VALUE", "an option of the agent; may be repeated. 'AGENT -o metadata' lists them", 0, 0, true}, \
+	{"agent", 0, "AGENT", "the fence agent: a file name such as fence_ipmilan", 0, COMPLETE_AGENT, 0}, \
+	{"option", 0, "NAME=VALUE", "an option of the agent; may be repeated. 'watari fence agent AGENT' lists them", 0, 0, true}, \
 	{"secret", 0, "NAME=FILE", "an option whose value is the first line of this file. The file lies on every node, below " \
 		"/etc/watari/secret, and only root can read it (mode 0600); may be repeated", 0, COMPLETE_FILE, true}, \
 	{"level", 0, "NUMBER", "1 to 4: lower ones are tried first (default 1). All devices of one level must succeed, as with " \
@@ -54,8 +54,8 @@ const struct opt cli_task_opts[] = {
 		"high medium low none", 0, 0}, \
 	{"offline-action", 0, "ACTION", "what happens to it when its node is shut down", \
 		"save shutdown shutdown-forced turn-off", 0, 0}, \
-	{"preferred", 0, "NODES", "n1,n2: the first of these that can take it; none", 0, COMPLETE_NODE, 0}, \
-	{"possible", 0, "NODES", "n1,n2: it runs nowhere else; all", 0, COMPLETE_NODE, 0}, \
+	{"preferred", 0, "NODES", "n1,n2: the first of these that can take it; none", 0, COMPLETE_NODES, 0}, \
+	{"possible", 0, "NODES", "n1,n2: it runs nowhere else; all", 0, COMPLETE_NODES, 0}, \
 	{"anti-affinity", 0, "LABEL", "LABEL[:soft|:hard]: VMs with the same label keep apart; hard: rather stay down than run " \
 		"beside another; none", 0, 0, 0}, \
 	{"restart-max", 0, "COUNT", "restarts of a guest that died on one node within --restart-period, then another node " \
@@ -118,7 +118,7 @@ const struct verb cli_verbs[] = {
 			"them, so that every VM that should run still does; what limits it: quorum, proof (no fence device, no watchdog), "
 			"room (memory) or rules (owners, anti-affinity, CPUs, bridges). It is the cluster's own decision, made on a copy "
 			"of its state: it holds as long as the fence devices work and nothing else changes. Nothing is changed by it.",
-		.opts = {{"fail", 0, "NODES", "n2,n3: these die at once", 0, COMPLETE_NODE, 0}},
+		.opts = {{"fail", 0, "NODES", "n2,n3: these die at once", 0, COMPLETE_NODES, 0}},
 		.examples = {"watari forecast", "watari forecast --fail n2", "watari forecast --fail n2,n3 -o json"}},
 	{.name = "log", .run = run_log, .summary = "what happened, and why",
 		.text = "Every change of the cluster is in its log with its reason: who asked, or which report decided.",
@@ -185,6 +185,10 @@ const struct verb cli_verbs[] = {
 			"watari fence add ipmi-n3 --node n3 --agent fence_ipmilan --option ip=10.0.0.3 --option username=admin "
 				"--option lanplus=1 --secret password=/etc/watari/secret/ipmi-n3",
 			"watari fence add pdu-n3 --node n3 --agent fence_apc_snmp --option ip=10.0.0.9 --option plug=3 --level 2"}},
+	{.noun = "fence", .name = "agent", .operands = {{"AGENT", false, COMPLETE_AGENT}}, .run = run_fence_agent,
+		.summary = "what options a fence agent has, in its own words",
+		.text = "Out of the agent's metadata, on this node. What watari itself says to an agent, or refuses, is left out.",
+		.examples = {"watari fence agent fence_ipmilan", "watari fence agent fence_apc_snmp -o json"}},
 	{.noun = "fence", .name = "set", .operands = {DEVICE}, .run = run_fence_set, .changes = true,
 		.summary = "change a fence device; one that was distrusted is used again",
 		.text = "What is not named stays as it is.",
@@ -194,21 +198,23 @@ const struct verb cli_verbs[] = {
 		.summary = "forget a fence device", .examples = {"watari fence remove pdu-n3"}},
 	{.noun = "fence", .name = "check", .operands = {DEVICE}, .run = run_fence_check,
 		.summary = "hold its options against its agent on this node",
-		.text = "Reads the agent's metadata and the secrets' files; touches no machine. Any node may have to fence: run it on "
-			"each.",
+		.text = "Reads the agent's metadata and the secrets' files; touches no machine. Says of each option that is set what the "
+			"agent means by it. Any node may have to fence: run it on each.",
 		.examples = {"watari fence check ipmi-n3"}},
 	{.noun = "fence", .name = "status", .operands = {DEVICE}, .run = run_fence_status,
 		.summary = "ask the device, from this node, whether its node has power", .examples = {"watari fence status ipmi-n3"}},
-	{.noun = "fence", .name = "test", .operands = {DEVICE}, .run = run_fence_test,
+	{.noun = "fence", .name = "test", .operands = {DEVICE}, .run = run_fence_test, .changes = true,
 		.summary = "prove which machine a fence device switches",
 		.text = "Without --off compares what the device says with what the cluster sees. That finds a device that does not "
 			"answer, and one that says off about a node that runs; not one that is wired to another machine that runs. "
 			"With --off switches the node off, watches that this node and no other leaves the membership, and switches it on "
-			"again. Refused unless all nodes are online and this one has no VM. Run it on another node.",
+			"again. Refused unless all nodes are online and the node to be switched off has no VM; --off --dry-run only asks "
+			"that. Run it on another node.",
 		.opts = {
 			{"off", 0, NULL, "pull the cord", 0, 0, 0},
 			{"yes", 'y', "NODE", "the name of the node that will lose its power", 0, COMPLETE_NODE, 0}},
-		.examples = {"watari fence test ipmi-n3", "watari fence test ipmi-n3 --off --yes n3"}},
+		.examples = {"watari fence test ipmi-n3", "watari fence test ipmi-n3 --off --dry-run",
+			"watari fence test ipmi-n3 --off --yes n3"}},
 
 	{.noun = "vm", .name = "list", .run = run_vm_list, .summary = "all VMs: state, node, size",
 		.opts = {

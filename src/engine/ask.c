@@ -52,9 +52,10 @@ void ask_on_done(struct engine *engine, uint64_t id, enum fence_result result, c
 	answer(engine, id, &said);
 }
 
-void ask_on_checked(void *ctx, uint64_t id, const struct err *err, const char *text)
+void ask_on_checked(
+	void *ctx, uint64_t id, const struct err *err, const char *text, const struct fence_agent_about *about)
 {
-	struct engine_answer said = {.code = err ? err->code : ERR_NONE};
+	struct engine_answer said = {.code = err ? err->code : ERR_NONE, .about = about};
 
 	snprintf(said.text, sizeof(said.text), "%s", err ? err->text : text);
 	answer(ctx, id, &said);
@@ -62,7 +63,7 @@ void ask_on_checked(void *ctx, uint64_t id, const struct err *err, const char *t
 
 /* A person switches a machine off that may be alive and well. Nothing may depend on it, and nobody else may be away:
  * a cluster that has just lost a node must not lose the next one to a test. */
-static int may_switch_off(const struct engine *engine, uint32_t target, struct err *err)
+int engine_may_switch_off(const struct engine *engine, uint32_t target, struct err *err)
 {
 	const struct cluster *cluster = engine->cluster;
 	const char *name = cluster_node_name(cluster, target);
@@ -103,7 +104,7 @@ void engine_ask(
 		refuse(&err, fn, ctx);
 		return;
 	}
-	if (what == ENGINE_ASK_OFF && may_switch_off(engine, device->node, &err) < 0) {
+	if (what == ENGINE_ASK_OFF && engine_may_switch_off(engine, device->node, &err) < 0) {
 		refuse(&err, fn, ctx);
 		return;
 	}

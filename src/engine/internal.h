@@ -400,7 +400,8 @@ bool selffence_as_told(const struct engine *engine);
 /* ask.c */
 bool ask_is_own(uint64_t id);
 void ask_on_done(struct engine *engine, uint64_t id, enum fence_result result, const char *text);
-void ask_on_checked(void *ctx, uint64_t id, const struct err *err, const char *text);
+void ask_on_checked(
+	void *ctx, uint64_t id, const struct err *err, const char *text, const struct fence_agent_about *about);
 void ask_forget(struct engine *engine, const void *ctx);
 void ask_stop(struct engine *engine);
 

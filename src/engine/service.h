@@ -131,10 +131,14 @@ struct engine_answer {
 	bool off;
 	bool on;
 	char text[512];
+	const struct fence_agent_about *about; /* of CHECK: the agent's options in its own words, also with a code; or NULL */
 };
 typedef void engine_answer_fn(void *ctx, const struct engine_answer *answer);
 void engine_ask(struct engine *engine, enum engine_ask what, const struct fence_device *device, engine_answer_fn *fn,
 	void *ctx);
+
+/* A dry run of OFF: 0, or -1 and what stands against it. */
+int engine_may_switch_off(const struct engine *engine, uint32_t target, struct err *err);
 
 /* The caller goes away: its reply is not called any more. */
 void engine_forget(struct engine *engine, void *ctx);

@@ -51,7 +51,14 @@ static bool ends_with(const char *text, const char *end)
 	return length >= tail && !strcmp(text + length - tail, end);
 }
 
-/* Agents take "-" and "_" for each other; so do we where names are compared. */
+bool fence_option_same(const char *a, const char *b)
+{
+	for (; *a && *b; a++, b++)
+		if ((*a == '-' ? '_' : *a) != (*b == '-' ? '_' : *b))
+			return false;
+	return *a == *b;
+}
+
 static void plain_name(const char *name, char plain[static 32])
 {
 	size_t i;
@@ -61,8 +68,7 @@ static void plain_name(const char *name, char plain[static 32])
 	plain[i] = 0;
 }
 
-/* Why this option is not the administrator's, or NULL. */
-static const char *taken(const char *name)
+const char *fence_option_taken(const char *name)
 {
 	static const struct {
 		const char *name;
@@ -87,8 +93,8 @@ static const char *taken(const char *name)
 								      : NULL;
 }
 
-/* By the names that the stock agents give to what must not be known. */
-static bool is_secret_name(const char *name)
+/* The names that the stock agents give to what must not be known. */
+bool fence_option_is_secret(const char *name)
 {
 	static const char *const names[] = {
 		"secret_key", "apikey", "token", "community", "hexadecimal_kg", "key", "tlskey", "application_key"};
@@ -109,23 +115,22 @@ static int option_check(const struct fence_device *device, uint32_t index, struc
 {
 	const struct fence_option *option = &device->options[index];
 	size_t length = strlen(option->value);
-	char name[32], other[32];
+	char name[32];
 
 	if (option->name[0] < 'a' || option->name[0] > 'z' || !only_of(option->name, "_-"))
 		return err_set(err, ERR_INVALID, "option '%s': 1 to 31 of a-z, 0-9, '_', '-', the first a letter",
 			option->name);
 	plain_name(option->name, name);
-	const char *why = taken(name);
+	const char *why = fence_option_taken(name);
 	if (why)
 		return err_set(err, ERR_INVALID, "option %s cannot be given: %s", option->name, why);
-	if (!option->secret && is_secret_name(name))
+	if (!option->secret && fence_option_is_secret(name))
 		return err_set(err, ERR_INVALID,
 			"option %s is a secret, and would be kept in the log: put it in a file and give the file's "
 			"path",
 			option->name);
 	for (uint32_t i = 0; i < index; i++) {
-		plain_name(device->options[i].name, other);
-		if (!strcmp(name, other))
+		if (fence_option_same(option->name, device->options[i].name))
 			return err_set(err, ERR_INVALID, "option %s is given twice", option->name);
 	}
 	/* A line break in a value would be another line to the agent: another option, or another action. */

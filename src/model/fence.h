@@ -30,6 +30,22 @@ struct fence_device {
 	bool distrusted; /* it said off about a node that was seen running on: not used until it is set again */
 };
 
+/* What an agent says of one of its options (its metadata), in printable ASCII for a person. Never part of the state. */
+struct fence_option_about {
+	char name[32];
+	char about[112];
+	char standard[48]; /* what holds where it is not given; empty: nothing, or it is not told */
+	bool required;
+	bool secret; /* watari takes it from a file alone */
+};
+
+enum { FENCE_ABOUT_MAX = 128 };
+struct fence_agent_about {
+	char about[128];
+	uint32_t option_count;
+	struct fence_option_about options[FENCE_ABOUT_MAX]; /* those that a device may have */
+};
+
 extern const struct schema fence_option_schema;
 extern const struct schema fence_device_schema;
 
@@ -39,3 +55,10 @@ void fence_device_default(struct fence_device *device);
 /* 0, or -1 with ERR_INVALID and the rule that is broken. Checks the device alone: whether the node exists and the name
  * is free is the core's to say, whether the options fit the agent is the fencer's (its metadata lies on the nodes). */
 int fence_device_check(const struct fence_device *device, struct err *err);
+
+/* Why a device must not have an option of this name ("_" for "-"), or NULL. */
+const char *fence_option_taken(const char *name);
+/* Agents take "-" and "_" for each other. */
+bool fence_option_same(const char *a, const char *b);
+/* By its name: never in plain text. */
+bool fence_option_is_secret(const char *name);

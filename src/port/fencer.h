@@ -62,8 +62,11 @@ struct fencer_callbacks {
 	 * "timed out after 20 s: off does not end; ...", "status: exit status 1: ERROR: Unable to connect". It is gone
 	 * after the return. */
 	void (*done)(void *ctx, uint64_t id, enum fence_result result, bool was_on, const char *text);
-	/* Of check. err is NULL when the device's options fit the agent; text then says what the agent is. */
-	void (*checked)(void *ctx, uint64_t id, const struct err *err, const char *text);
+	/* Of check. err is NULL when the device's options fit the agent; text then says what the agent is. about: what the
+	 * agent says of its options, also where the device's do not fit; NULL where it says nothing of use. Gone after the
+	 * return. */
+	void (*checked)(
+		void *ctx, uint64_t id, const struct err *err, const char *text, const struct fence_agent_about *about);
 };
 
 struct fencer;

@@ -164,6 +164,12 @@ void engine_ask(struct engine *engine, enum engine_ask what, const struct fence_
 	fn(ctx, &answer);
 }
 
+int engine_may_switch_off(const struct engine *engine, uint32_t target, struct err *err)
+{
+	(void)engine, (void)target;
+	return err_set(err, ERR_UNFIT, "not today");
+}
+
 static uint64_t now_ms(struct loop *loop)
 {
 	(void)loop;

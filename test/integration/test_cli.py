@@ -429,6 +429,57 @@ def test_no_quorum_is_said(shell):
     shell.order("heal 1")
 
 
+def test_a_dry_run_says_what_the_request_would_be_told(shell):
+    """Also where this node may change nothing: it is not the state of before that decides then."""
+    shell.create("web")
+    done = shell.run("cluster", "force-quorum", "--dry-run")
+    assert done.returncode == 113 and "this node has quorum: there is nothing to force" in done.stderr
+    shell.order("cut 1")
+    while shell.json("status")["quorate"]:
+        pass
+    for words in (["vm", "start", "web"], ["vm", "create", "other", "--memory", "64M", "--disk", shell.disk],
+                  ["node", "confirm-off", "n2", "--yes", "n2"]):
+        done = shell.run(*words, "--dry-run")
+        assert done.returncode == 106 and "cannot change the cluster" in done.stderr, done.stderr
+        assert "force-quorum --help" in done.stderr  # what a person can do about it
+    text = shell.ok("cluster", "force-quorum", "--dry-run")
+    assert "n1 would go on without n2, n3" in text and "would be lost" in text and "proven off" in text
+    done = shell.run("cluster", "force-quorum")
+    assert done.returncode == 107 and "n1 would go on without n2, n3" in done.stderr and "--yes n1" in done.stderr
+    assert not shell.json("status")["quorate"]
+    shell.order("heal 1")
+
+
+def test_a_refusal_about_a_node_says_where_its_facts_are(shell):
+    for verb in ("confirm-off", "fence"):
+        done = shell.run("node", verb, "n2", *(("--yes", "n2") if verb == "confirm-off" else ()))
+        assert done.returncode == 113 and "n2 is in the view: it is alive" in done.stderr
+        assert "watari node show n2" in done.stderr and "dry-run" not in done.stderr
+
+
+def test_a_dry_run_of_a_fence_test_switches_nothing(shell):
+    shell.ok("fence", "add", "cord-n2", "--node", "n2", "--agent", "fence_lab")
+    assert "n2 would be switched off" in shell.ok("fence", "test", "cord-n2", "--off", "--dry-run")
+    shell.create("web")
+    shell.ok("vm", "start", "web", "--on", "n2")
+    done = shell.run("fence", "test", "cord-n2", "--off", "--dry-run")
+    assert done.returncode == 113 and "n2 has VM 'web': move its VMs away first" in done.stderr and "nothing was switched" in done.stderr
+    assert shell.json("node", "show", "n2")["state"] == "online"
+
+
+def test_a_fence_agent_is_explained(shell):
+    text = shell.ok("fence", "agent", "fence_lab")
+    assert "plug *" in text and "Which outlet" in text and "password=FILE (--secret)" in text
+    assert [option["name"] for option in shell.json("fence", "agent", "fence_lab")["options"]] == ["plug", "password"]
+    for agent, status, fact in (("fence_unfit", 105, "agent 'fence_unfit' is not there"), ("../x", 65, "the file name of a fence agent")):
+        done = shell.run("fence", "agent", agent)
+        assert done.returncode == status and fact in done.stderr, done.stderr
+    shell.ok("fence", "add", "cord-n2", "--node", "n2", "--agent", "fence_lab", "--option", "plug=7")
+    text = shell.ok("fence", "check", "cord-n2")
+    assert "its options fit the agent: a fence agent" in text and "plug   7     Which outlet" in text and "password" not in text
+    assert shell.json("fence", "check", "cord-n2")["options"][0]["value"] == "7"
+
+
 def test_watch_streams_until_interrupted(shell):
     shell.create("web")
     process = subprocess.Popen([WATARI, "watch", "-o", "json"], env=shell.env, stdout=subprocess.PIPE)
@@ -510,6 +561,12 @@ def test_completion_knows_verbs_options_and_live_names(shell):
     assert complete(shell, "vm", "list", "--state", "bl") == ["blocked"]
     assert complete(shell, "vm", "create", "x", "--disk", "") == [":file"]
     assert complete(shell, "vm", "nonsense", "") == []
+    assert complete(shell, "forecast", "--fail", "n1,") == ["n1,n1", "n1,n2", "n1,n3"]
+    assert complete(shell, "vm", "edit", "web", "--preferred", "n2,n3") == ["n2,n3"]
+    assert complete(shell, "why", "node/n3") == ["node/n3"]
+    there = sorted(path.name for path in pathlib.Path("/usr/sbin").glob("fence_*"))
+    assert sorted(complete(shell, "fence", "add", "x", "--agent", "")) == there
+    assert sorted(complete(shell, "fence", "agent", "fence_")) == there
 
 
 def test_every_verb_has_help_with_examples(shell):

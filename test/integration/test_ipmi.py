@@ -177,7 +177,9 @@ def test_a_bmc_that_is_gone_is_a_timeout(bmc, fencer):
 
 
 def test_a_check_explains_the_stock_agent(bmc, fencer):
-    assert fencer.ask("check", bmc.device())["result"] == "fits"
+    fits = fencer.ask("check", bmc.device())
+    assert fits["result"] == "fits" and fits["told"]["ip"] == "IP address or hostname of fencing device", fits
+    assert "login" not in fits["told"] and "ipmitool_path" not in fits["told"]  # an older name; refused
     wrong = fencer.ask("check", bmc.device(options={"adress": "127.0.0.1"}))
     assert wrong["result"] == "invalid" and "no option 'adress'" in wrong["text"], wrong
     wrong = fencer.ask("check", bmc.device(options={"auth": "sha512"}))

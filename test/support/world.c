@@ -472,6 +472,10 @@ static void job_unlink(struct fence_job *job)
 	*at = job->next;
 }
 
+static const struct fence_agent_about agent_about = {.about = "a fence agent", .option_count = 2,
+	.options = {{.name = "plug", .about = "Which outlet", .required = true},
+		{.name = "password", .about = "What to log in with", .secret = true}}};
+
 static void fence_over(void *ctx)
 {
 	CLEANUP_FREE struct fence_job *job = ctx;
@@ -487,7 +491,8 @@ static void fence_over(void *ctx)
 	if (unfit)
 		err_set(&err, ERR_NOT_FOUND, "agent 'fence_unfit' is not there");
 	if (job->check) {
-		callbacks.checked(callbacks.ctx, job->order.id, unfit ? &err : NULL, "a fence agent");
+		callbacks.checked(callbacks.ctx, job->order.id, unfit ? &err : NULL, "a fence agent",
+			unfit ? NULL : &agent_about);
 		return;
 	}
 	if (!unfit && job->order.action != FENCE_STATUS && was_on == (job->order.action == FENCE_OFF)) {

@@ -30,11 +30,16 @@ static void on_done(void *ctx, uint64_t id, enum fence_result result, bool was_o
 		(int)was_on, "text", text));
 }
 
-static void on_checked(void *ctx, uint64_t id, const struct err *err, const char *text)
+static void on_checked(
+	void *ctx, uint64_t id, const struct err *err, const char *text, const struct fence_agent_about *about)
 {
 	(void)ctx;
-	say(json_pack("{s:I, s:s, s:s}", "id", (json_int_t)id, "result", err ? err_info(err->code)->name : "fits",
-		"text", err ? err->text : text));
+	json_t *told = json_object();
+
+	for (uint32_t i = 0; about && i < about->option_count; i++)
+		json_object_set_new(told, about->options[i].name, json_string(about->options[i].about));
+	say(json_pack("{s:I, s:s, s:s, s:o}", "id", (json_int_t)id, "result", err ? err_info(err->code)->name : "fits", "text",
+		err ? err->text : text, "told", told));
 }
 
 static void on_line(struct shell *shell, const char *line, size_t size)

@@ -33,6 +33,7 @@ struct test {
 	struct fencer *fencer;
 	uint32_t wanted;
 	uint32_t count;
+	struct fence_agent_about about; /* of the last check */
 	struct answer answers[ANSWERS_MAX];
 };
 
@@ -84,11 +85,15 @@ static void on_done(void *ctx, uint64_t id, enum fence_result result, bool was_o
 	take(ctx, &answer);
 }
 
-static void on_checked(void *ctx, uint64_t id, const struct err *err, const char *text)
+static void on_checked(
+	void *ctx, uint64_t id, const struct err *err, const char *text, const struct fence_agent_about *about)
 {
 	struct answer answer = {.id = id, .checked = true, .code = err ? err->code : ERR_NONE};
 
+	struct test *test = ctx;
+
 	snprintf(answer.text, sizeof(answer.text), "%s", err ? err->text : text);
+	test->about = about ? *about : (struct fence_agent_about){0};
 	take(ctx, &answer);
 }
 
@@ -560,7 +565,11 @@ static const char metadata[] =
 	"<parameter name='dir'><content type='string'/></parameter>"
 	"<parameter name='plug' required='1' obsoletes='port'><content type='string'/></parameter>"
 	"<parameter name='port' required='1'><content type='string'/></parameter>"
-	"<parameter name='power_wait'><content type='second'/></parameter>"
+	"<parameter name='power_wait'><content type='second' default='0'/><shortdesc>Wait X seconds\nafter "
+	"caf\xc3\xa9</shortdesc></parameter>"
+	"<parameter name='login' deprecated='1'><content type='string'/></parameter>"
+	"<parameter name='ipmitool_path'><content type='string' default='/bin/ipmitool'/></parameter>"
+	"<parameter name='passwd'><content type='string'/><shortdesc>Login password</shortdesc></parameter>"
 	"<parameter name='lanplus'><content type='boolean'/></parameter>"
 	"<parameter name='auth'><content type='select'><option value='md5'/><option "
 	"value='none'/></content></parameter>"
@@ -597,6 +606,32 @@ static void a_check_holds_the_options_against_the_metadata(void **state)
 	expect_checked(checked(test, "lanplus", "maybe"), ERR_INVALID, "option lanplus: 1 or 0");
 	expect_checked(checked(test, "power-wait", "long"), ERR_INVALID, "option power-wait: a number");
 	expect_checked(checked(test, "auth", "md6"), ERR_INVALID, "option auth: one of md5, none");
+}
+
+static const struct fence_option_about *told(const struct test *test, const char *name)
+{
+	for (uint32_t i = 0; i < test->about.option_count; i++)
+		if (!strcmp(test->about.options[i].name, name))
+			return &test->about.options[i];
+	return NULL;
+}
+
+/* What an administrator may set, and what it means: also where what he has set so far does not fit. */
+static void a_check_tells_the_options_in_the_agents_own_words(void **state)
+{
+	struct test *test = *state;
+
+	write_file(test, "metadata", metadata, 0644);
+	expect_checked(checked(test, NULL, NULL), ERR_INVALID, "needs the option 'plug'");
+	assert_string_equal(test->about.about, "A fake");
+	assert_true(told(test, "plug")->required && !told(test, "plug")->secret);
+	assert_string_equal(told(test, "power_wait")->about, "Wait X seconds after caf??");
+	assert_string_equal(told(test, "power_wait")->standard, "0");
+	assert_true(told(test, "passwd")->secret);
+	/* An older name, and what watari says itself or refuses. */
+	assert_null(told(test, "login"));
+	assert_null(told(test, "action"));
+	assert_null(told(test, "ipmitool_path"));
 }
 
 static void a_check_explains_an_agent_that_cannot_be_used(void **state)
@@ -681,6 +716,7 @@ int main(void)
 		TEST(a_secret_reaches_the_agent_and_nobody_else),
 		TEST(a_secret_file_that_is_not_safe_is_refused),
 		TEST(a_check_holds_the_options_against_the_metadata),
+		TEST(a_check_tells_the_options_in_the_agents_own_words),
 		TEST(a_check_explains_an_agent_that_cannot_be_used),
 		TEST(what_runs_ends_with_the_fencer),
 	};

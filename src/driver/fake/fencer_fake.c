@@ -314,7 +314,7 @@ static void on_checked(void *ctx)
 
 	run->step = NULL;
 	run_free(run);
-	fake->callbacks.checked(fake->callbacks.ctx, id, NULL, "a simulated device");
+	fake->callbacks.checked(fake->callbacks.ctx, id, NULL, "a simulated device", NULL);
 }
 
 static void fake_check(struct fencer *fencer, uint64_t id, const struct fence_device *device)

@@ -47,6 +47,7 @@ struct order {
 	bool read_back; /* a status behind the action came out, and it was not what was wanted */
 	enum fence_result result;
 	struct err err; /* of a check; ERR_NONE: fits */
+	struct fence_agent_about *about; /* of a check whose agent has described itself */
 	char text[REASON_BYTES];
 };
 
@@ -79,6 +80,7 @@ static void order_free(struct order *order)
 	fence_call_cancel(order->call);
 	loop_timer_cancel(order->agents->calls.loop, order->timer);
 	fence_input_clear(&order->input);
+	free(order->about);
 	free(order);
 }
 
@@ -87,6 +89,7 @@ static void on_answer(void *ctx)
 	struct order *order = ctx;
 	const struct fencer_callbacks callbacks = order->agents->callbacks;
 	CLEANUP_FREE struct order *told = malloc(sizeof(*told));
+	CLEANUP_FREE struct fence_agent_about *about = STEAL(order->about);
 
 	assert(told);
 	order->timer = NULL;
@@ -95,7 +98,8 @@ static void on_answer(void *ctx)
 	order_free(order);
 	fence_input_clear(&told->input);
 	if (told->check && callbacks.checked)
-		callbacks.checked(callbacks.ctx, told->what.id, told->err.code ? &told->err : NULL, told->text);
+		callbacks.checked(callbacks.ctx, told->what.id, told->err.code ? &told->err : NULL, told->text,
+			about);
 	else if (!told->check)
 		callbacks.done(callbacks.ctx, told->what.id, told->result, told->was_on, told->text);
 }
@@ -281,8 +285,13 @@ static void after_metadata(struct order *order, const struct fence_call_end *end
 		err_set(&order->err, ERR_UNFIT, "%s: metadata: more than %d KiB", agent, METADATA_BYTES_MAX >> 10);
 	else if (fence_metadata_parse(end->out, end->out_size, metadata, &order->err) < 0)
 		err_prefix(&order->err, "%s: metadata", agent);
-	else if (!fence_metadata_check(metadata, &order->what.device, &order->err))
-		say(order, "%s", metadata->about);
+	else {
+		order->about = malloc(sizeof(*order->about));
+		assert(order->about);
+		fence_metadata_tell(metadata, order->about);
+		if (!fence_metadata_check(metadata, &order->what.device, &order->err))
+			say(order, "%s", metadata->about);
+	}
 	if (order->err.code)
 		fail(order, &order->err);
 	else

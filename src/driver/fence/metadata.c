@@ -40,11 +40,22 @@ static bool is_set(xmlNode *node, const char *name)
 	return attribute(node, name, value, sizeof(value)) && (!strcmp(value, "1") || !strcmp(value, "true"));
 }
 
+/* For a person: cut where it is too long, and nothing but printable ASCII. */
+static void take_words(xmlChar *words, char *to, size_t capacity)
+{
+	snprintf(to, capacity, "%s", words ? (char *)words : "");
+	for (char *c = to; *c; c++)
+		if (*c < 0x20 || *c >= 0x7f)
+			*c = *c == '\n' || *c == '\t' ? ' ' : '?';
+	xmlFree(words);
+}
+
 static void take_content(xmlNode *content, struct fence_parameter *parameter)
 {
 	char type[16] = "";
 
 	attribute(content, "type", type, sizeof(type));
+	take_words(xmlGetNoNsProp(content, (const xmlChar *)"default"), parameter->standard, sizeof(parameter->standard));
 	if (!strcmp(type, "boolean"))
 		parameter->type = PARAMETER_BOOL;
 	else if (!strcmp(type, "integer") || !strcmp(type, "second"))
@@ -77,9 +88,13 @@ static int take_parameters(xmlNode *parameters, struct fence_metadata *metadata,
 			return err_set(err, ERR_PROTOCOL, "more than %d parameters", METADATA_PARAMETERS_MAX);
 		attribute(node, "obsoletes", parameter.obsoletes, sizeof(parameter.obsoletes));
 		parameter.required = is_set(node, "required");
-		for (xmlNode *content = node->children; content; content = content->next)
+		parameter.deprecated = is_set(node, "deprecated");
+		for (xmlNode *content = node->children; content; content = content->next) {
 			if (is_element(content, "content"))
 				take_content(content, &parameter);
+			if (is_element(content, "shortdesc") && !parameter.about[0])
+				take_words(xmlNodeGetContent(content), parameter.about, sizeof(parameter.about));
+		}
 		metadata->parameters[metadata->parameter_count++] = parameter;
 	}
 	return 0;
@@ -100,13 +115,7 @@ static void take_actions(xmlNode *actions, struct fence_metadata *metadata)
 
 static void take_about(xmlNode *root, struct fence_metadata *metadata)
 {
-	xmlChar *about = xmlGetNoNsProp(root, (const xmlChar *)"shortdesc");
-
-	snprintf(metadata->about, sizeof(metadata->about), "%s", about ? (char *)about : "");
-	for (char *c = metadata->about; *c; c++)
-		if (*c < 0x20 || *c >= 0x7f)
-			*c = '?';
-	xmlFree(about);
+	take_words(xmlGetNoNsProp(root, (const xmlChar *)"shortdesc"), metadata->about, sizeof(metadata->about));
 }
 
 static int refuse(const xmlParserCtxt *context, struct err *err)
@@ -161,19 +170,29 @@ int fence_metadata_parse(const char *bytes, size_t size, struct fence_metadata *
 	return 0;
 }
 
-/* Agents take "-" and "_" for each other. */
-static bool same_name(const char *a, const char *b)
+void fence_metadata_tell(const struct fence_metadata *metadata, struct fence_agent_about *about)
 {
-	for (; *a && *b; a++, b++)
-		if ((*a == '-' ? '_' : *a) != (*b == '-' ? '_' : *b))
-			return false;
-	return *a == *b;
+	memset(about, 0, sizeof(*about));
+	memcpy(about->about, metadata->about, sizeof(about->about));
+	for (uint32_t i = 0; i < metadata->parameter_count && about->option_count < FENCE_ABOUT_MAX; i++) {
+		const struct fence_parameter *parameter = &metadata->parameters[i];
+		struct fence_option_about *to = &about->options[about->option_count];
+		/* Not what watari says itself or refuses, and of two names for one thing the newer one. */
+		if (parameter->deprecated || fence_option_taken(parameter->name))
+			continue;
+		about->option_count++;
+		memcpy(to->name, parameter->name, sizeof(to->name));
+		memcpy(to->about, parameter->about, sizeof(to->about));
+		memcpy(to->standard, parameter->standard, sizeof(to->standard));
+		to->required = parameter->required;
+		to->secret = fence_option_is_secret(parameter->name);
+	}
 }
 
 static const struct fence_option *option_of(const struct fence_device *device, const char *name)
 {
 	for (uint32_t i = 0; i < device->option_count; i++)
-		if (same_name(device->options[i].name, name))
+		if (fence_option_same(device->options[i].name, name))
 			return &device->options[i];
 	return NULL;
 }
@@ -185,7 +204,7 @@ static bool is_given(const struct fence_metadata *metadata, const struct fence_p
 	if (option_of(device, parameter->name) || (parameter->obsoletes[0] && option_of(device, parameter->obsoletes)))
 		return true;
 	for (uint32_t i = 0; i < metadata->parameter_count; i++)
-		if (same_name(metadata->parameters[i].obsoletes, parameter->name) &&
+		if (fence_option_same(metadata->parameters[i].obsoletes, parameter->name) &&
 			option_of(device, metadata->parameters[i].name))
 			return true;
 	return false;
@@ -225,7 +244,7 @@ static int option_check(const struct fence_metadata *metadata, const struct fenc
 	const struct fence_option *option, struct err *err)
 {
 	for (uint32_t i = 0; i < metadata->parameter_count; i++)
-		if (same_name(metadata->parameters[i].name, option->name))
+		if (fence_option_same(metadata->parameters[i].name, option->name))
 			return option->secret ? 0 : value_check(&metadata->parameters[i], option, err);
 	return err_set(err, ERR_INVALID, "%s has no option '%s' (%s -o metadata tells which it has)", device->agent,
 		option->name, device->agent);
@@ -242,7 +261,7 @@ int fence_metadata_check(const struct fence_metadata *metadata, const struct fen
 			return -1;
 	for (uint32_t i = 0; i < metadata->parameter_count; i++) {
 		const struct fence_parameter *parameter = &metadata->parameters[i];
-		if (!parameter->required || same_name(parameter->name, "action") ||
+		if (!parameter->required || fence_option_same(parameter->name, "action") ||
 			is_given(metadata, parameter, device))
 			continue;
 		return err_set(err, ERR_INVALID, "%s needs the option '%s'", device->agent, parameter->name);

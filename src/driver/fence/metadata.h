@@ -20,6 +20,9 @@ struct fence_parameter {
 	char obsoletes[32]; /* the older name of the same */
 	enum fence_parameter_type type;
 	bool required;
+	bool deprecated;
+	char standard[48]; /* its default, and what it is about: printable ASCII, for a person */
+	char about[112];
 	uint32_t choice_count; /* 0 where there were more than METADATA_CHOICES_MAX: any value is taken */
 	char choices[METADATA_CHOICES_MAX][32];
 };
@@ -34,6 +37,9 @@ struct fence_metadata {
 };
 
 int fence_metadata_parse(const char *bytes, size_t size, struct fence_metadata *metadata, struct err *err);
+
+/* What a person may set, in the agent's own words. */
+void fence_metadata_tell(const struct fence_metadata *metadata, struct fence_agent_about *about);
 
 /* 0, or -1 with ERR_INVALID (an option) or ERR_UNFIT (the agent) and what does not fit. */
 int fence_metadata_check(const struct fence_metadata *metadata, const struct fence_device *device, struct err *err);
