@@ -280,7 +280,8 @@ static int start_drivers(struct daemon *daemon, struct err *err)
 	if (!daemon->group)
 		return err_prefix(err, "corosync");
 	if (strcmp(daemon->group->node_name, config->node_name) != 0)
-		return err_set(err, ERR_INVALID, "this node is '%s' in watarid.conf and '%s' in corosync.conf",
+		return err_set(err, ERR_INVALID,
+			"this node is '%s' in watarid.conf ([node] name=) and '%s' in corosync.conf (nodelist): make them the same",
 			config->node_name, daemon->group->node_name);
 	if (daemon_config_check_token(daemon->config_path, config, group_token_ms(daemon->group), err) < 0)
 		return -1;

@@ -72,7 +72,7 @@ int corosync_identify(struct corosync_identity *identity, struct err *err)
 
 	*identity = (struct corosync_identity){0};
 	if (cmap_initialize(&cmap) != CS_OK)
-		return err_set(err, ERR_UNAVAILABLE, "corosync does not answer: is it running?");
+		return err_set(err, ERR_UNAVAILABLE, "corosync does not answer: is it running? 'journalctl -u corosync' says why not");
 	get_text(cmap, "totem.cluster_name", identity->cluster_name, sizeof(identity->cluster_name));
 	cmap_get_uint32(cmap, "runtime.config.totem.token", &identity->token_ms);
 	int result = check_encryption(cmap, err) < 0 || read_nodes(cmap, identity, err) < 0 ? -1 : 0;
