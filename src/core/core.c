@@ -168,6 +168,7 @@ static void view_step(struct step *step)
 		if (in && (node->state == NODE_UNKNOWN || node->state == NODE_LOST || node->state == NODE_DEAD)) {
 			node->id = id;
 			node_touch(step, node, NODE_JOINING, "joined the view, its facts are awaited");
+			fence_recall(step, node);
 			/* Its fencing is over; the proof is kept until its boot id says whether it was true. */
 			node->fence = (struct fencing){.proof = node->fence.proof};
 			node->stuck_ms = 0;

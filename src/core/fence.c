@@ -70,30 +70,6 @@ uint32_t fence_next_level(const struct cluster *cluster, uint32_t node, uint32_t
 	return best;
 }
 
-uint32_t fence_nodes_known(const struct cluster *cluster)
-{
-	uint32_t count = 0;
-
-	for (uint32_t i = 0; i < NODES_MAX; i++)
-		count += cluster->nodes[i].id != 0;
-	return count;
-}
-
-/* How many nodes are off, or about to be, by our hand. */
-uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but)
-{
-	uint32_t count = 0;
-
-	for (uint32_t i = 0; i < NODES_MAX; i++) {
-		const struct node *node = &cluster->nodes[i];
-		if (node == but || !node->id || !node->fence.id)
-			continue;
-		count += node->fence.phase == FENCE_RUN || node->fence.phase == FENCE_RETRY ||
-			 node->fence.proof == PROOF_FENCED;
-	}
-	return count;
-}
-
 /* The other half, where it is alive, may take itself for the cluster just as well. */
 static bool is_half(const struct cluster *cluster)
 {
@@ -131,14 +107,6 @@ bool fence_waits_for_other_half(struct step *step)
 			"until it is fenced, is back, or 'node confirm-off %s' was typed",
 			half->facts.name, half->facts.name);
 	return half;
-}
-
-uint32_t fence_limit(const struct cluster *cluster)
-{
-	uint32_t known = fence_nodes_known(cluster);
-
-	/* Of two nodes the one that quorum lets go on may fence the other; else only a minority. */
-	return known == 2 ? 1 : (known - 1) / 2;
 }
 
 static void hold(struct step *step, struct node *node, const char *format, ...) PRINTF_LIKE(3, 4);
@@ -267,8 +235,8 @@ void fence_decide(struct step *step, struct node *node, bool force)
 			node->fences, name);
 	} else if (fence_nodes_taken(cluster, node) + 1 > fence_limit(cluster) && !force) {
 		hold(step, node,
-			"%u of %u nodes are off or being fenced already: never a majority; 'node confirm-off %s'",
-			fence_nodes_taken(cluster, node), fence_nodes_known(cluster), name);
+			"%u of %u nodes are off or being fenced already%s: never a majority; 'node confirm-off %s'",
+			fence_nodes_taken(cluster, node), fence_nodes_known(cluster), fence_recalled(cluster, node), name);
 	} else {
 		run_level(step, node, level);
 	}
@@ -555,11 +523,13 @@ void fence_tick(struct step *step)
 		if (node->fence.deadline_ms && node->fence.deadline_ms <= step->cluster->now_ms)
 			fence_decide(step, node, false);
 	}
+	if (fence_recalls_end(step->cluster))
+		fence_review(step);
 }
 
 uint64_t fence_deadline_ms(const struct cluster *cluster)
 {
-	uint64_t first = 0;
+	uint64_t first = fence_recalls_deadline_ms(cluster);
 
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		uint64_t due = cluster->nodes[i].fence.deadline_ms;

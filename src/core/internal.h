@@ -130,16 +130,23 @@ uint64_t fence_deadline_ms(const struct cluster *cluster);
 const struct node *fence_other_half(const struct cluster *cluster);
 /* True, and the request is refused, where there is one. */
 bool fence_waits_for_other_half(struct step *step);
-/* How many nodes may be off by our hand at one time; how many are, or are about to be; how many nodes there are. */
-uint32_t fence_limit(const struct cluster *cluster);
-uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but);
-uint32_t fence_nodes_known(const struct cluster *cluster);
 /* The lowest level above `above` for which the node has a device that is trusted; 0: none. */
 uint32_t fence_next_level(const struct cluster *cluster, uint32_t node, uint32_t above);
 /* What is done about a lost node now; force: past the limiter, since somebody asked. */
 void fence_decide(struct step *step, struct node *node, bool force);
 /* The proof is in node->fence: its VMs are placed anew. */
 void fence_node_dies(struct step *step, struct node *node);
+/* fence_limit.c */
+/* How many nodes may be off by our hand at one time; how many are, or are about to be; how many nodes there are. */
+uint32_t fence_limit(const struct cluster *cluster);
+uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but);
+uint32_t fence_nodes_known(const struct cluster *cluster);
+/* The node comes back: should it be fenced just now, it counts as taken for FENCE_RECALL_MS. Words for that, where one does;
+ * whether the time of any is over, which then counts no more; when the first one's will be, 0: none counts. */
+void fence_recall(struct step *step, struct node *node);
+const char *fence_recalled(const struct cluster *cluster, const struct node *but);
+bool fence_recalls_end(struct cluster *cluster);
+uint64_t fence_recalls_deadline_ms(const struct cluster *cluster);
 /* fence_request.c */
 void fence_request_step(struct step *step);
 

@@ -20,6 +20,7 @@ enum {
 	FENCE_RETRY_SHIFT_MAX = 3,
 	FENCE_SPLIT_DELAY_MS = 3 * 1000, /* head start of the half that has more to lose */
 	FENCES_PERIOD_MS = 3600 * 1000,
+	FENCE_RECALL_MS = 10 * 1000, /* of a fencing whose node came back: a switch that was sent is through by then */
 	FENCES_MAX = 5, /* of one node within the period; then a person decides */
 
 	STARTS_MAX = 4, /* under way on one node at a time: what a host's disks and CPUs take without slowing each other */

@@ -75,6 +75,7 @@ static const struct field node_fields[] = {
 	SCHEMA_U64(13, node, left_before_ms),
 	SCHEMA_U64(14, node, quarantine_ms),
 	SCHEMA_U64(15, node, stuck_ms),
+	SCHEMA_U64(16, node, recalled_ms),
 };
 SCHEMA_DEFINE(node_schema, node, node_fields);
 

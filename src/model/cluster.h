@@ -184,6 +184,7 @@ struct node {
 	uint64_t down_ms; /* when it was last known to have gone, in whatever way */
 	uint64_t left_ms; /* when its machine last left the ring unplanned, */
 	uint64_t left_before_ms; /* and the time before that */
+	uint64_t recalled_ms; /* came back while being fenced: until this time what was sent may switch it off all the same; 0: no */
 	uint64_t stuck_ms; /* a QEMU here does not die, its storage hangs: it leaves the cluster, to be switched off; 0: no */
 	uint64_t quarantine_ms;	 /* flapping: no VM is placed there until this time; 0: none. Counted anew when it returns */
 };
