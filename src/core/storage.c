@@ -102,10 +102,17 @@ static void ask(struct step *step, struct vm *vm)
 		vm->storage_lost = node_bit(vm->owner);
 	else if (vm->storage_at_ms)
 		return;
-	uint32_t node = place_choose(cluster, step->plan, vm, vm->storage_lost, NULL);
+	char why[REASON_BYTES];
+	bool alone = vm->storage_lost == node_bit(vm->owner);
+	uint32_t node = place_choose(cluster, step->plan, vm, vm->storage_lost, why);
 	vm->storage_asked = node;
 	vm->storage_at_ms = node ? now : now + STORAGE_AGAIN_MS;
-	vm_touch(step, vm);
+	/* Of those that were asked each has been named. */
+	if (!node && alone)
+		vm_go(step, vm, VM_ONLINE, MOVE_IDLE, "waits on %s for its disks, and nobody else is asked: %.150s",
+			cluster_node_name(cluster, vm->owner), why);
+	else
+		vm_touch(step, vm);
 }
 
 static void end(struct step *step, struct vm *vm)

@@ -3,8 +3,8 @@
  * is calm (the same nodes are synced in the same view, no fault is at work that keeps them from it) each VM that should run
  * and does not has a clock; what it takes is added up here from core/timing.h and from how slow this run's machines are.
  *
- * Its clock begins anew when the VM gets another epoch: each attempt has its own bound, and how many there are the restart
- * budget limits. Not held against the cluster, as the contract says: what failed for good, what has no room, what is under
+ * Its clock begins anew when the VM gets another epoch, or its owner is proven dead: each attempt, and the proof before it, has
+ * its own bound, and how many there are the restart budget limits. Not held against the cluster, as the contract says: what failed for good, what has no room, what is under
  * a task of somebody's (tasks have limits of their own, and end: check_end.c), and whose owner nobody can prove dead. */
 #include "core/timing.h"
 #include "sim/check_internal.h"
@@ -29,7 +29,7 @@ static uint64_t at_one(const struct sim *sim, uint64_t *formed_us)
 		if (!(synced & node_bit(id)))
 			continue;
 		engine_get_status(sim->nodes[id].engine, &status);
-		if (status.members != synced || !status.quorate)
+		if (status.members != synced || !status.quorate || !net_ring_stands(sim->net, id))
 			return 0;
 		*formed_us += net_view_formed_us(sim->net, id);
 	}
@@ -182,9 +182,11 @@ void checks_calm(struct sim *sim, bool disturbed)
 		struct check_vm *check = &checks->vms[i];
 		const struct vm *vm = check_there(cluster, check);
 		uint64_t bound = bound_ms(sim, cluster, &nodes, check, vm, members);
-		if (bound == UINT64_MAX || vm->epoch != check->calm_epoch || check->calm_us < checks->calm_us) {
+		if (bound == UINT64_MAX || vm->epoch != check->calm_epoch || vm->owner != check->calm_owner ||
+			check->calm_us < checks->calm_us) {
 			check->calm_us = now_us;
 			check->calm_epoch = vm ? vm->epoch : 0;
+			check->calm_owner = vm ? vm->owner : 0;
 		} else if (now_us - check->calm_us > bound * 1000) {
 			sim_violation(sim, "I6: %s should run, and has not for %" PRIu64 " ms of calm; it is %s: %s",
 				vm->def.name, (now_us - check->calm_us) / 1000, vm_state_name((int)vm->state), vm->reason);

@@ -197,8 +197,8 @@ bool checks_failover_done(struct sim *sim, uint32_t lost, char *why, size_t size
 		/* B18: two nodes died under it, one soon after the other: it is not to take a third one along. */
 		if (vm && vm->state == VM_FAILED && __builtin_popcountll(vm->killed) >= 2)
 			continue;
-		/* … and while another such one is tried on each node that is left and open, it waits. */
-		if (vm && vm->state == VM_OFF && vm->killed && !check_has_place(sim, cluster, vm, cluster->members & ~node_bit(lost)))
+		/* … and while another such one is tried on each node that is left and open, it waits, be it for its disks. */
+		if (vm && (vm->state == VM_OFF || vm->storage_ms) && vm->killed && !check_has_place(sim, cluster, vm, cluster->members & ~node_bit(lost)))
 			continue;
 		if (!check->followed || !vm || vm->def.priority == PRIORITY_NONE || runs(sim, check->uuid, lost))
 			continue;

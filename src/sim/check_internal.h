@@ -34,7 +34,9 @@ struct check_vm {
 	bool off_since;			  /* one came after the last start that was asked for */
 	uint32_t deaths;
 	bool followed; /* checks_failover_begin */
-	uint64_t calm_us, calm_epoch; /* check_calm.c: should run, has this epoch, and does not run, since */
+	/* check_calm.c: should run, has this epoch and this owner, and does not run, since */
+	uint64_t calm_us, calm_epoch;
+	uint32_t calm_owner;
 	uint64_t began_us[NODES_MAX + 1]; /* by node: when a copy executed there first … */
 	uint64_t ended_us[NODES_MAX + 1]; /* … and stopped last; UINT64_MAX while one executes */
 };

@@ -65,6 +65,8 @@ void net_busy(struct net *net, uint32_t node, uint64_t duration_us);
 /* Bits of the nodes whose corosyncs now form a ring with this one, 0 while it is in none. */
 uint64_t net_ring_members(const struct net *net, uint32_t node);
 bool net_ring_quorate(const struct net *net, uint32_t node);
+/* The ring that it is in carries messages: nobody in it forms another one. */
+bool net_ring_stands(const struct net *net, uint32_t node);
 /* When the view came into being that the node's daemon was told last, in µs; 0: none. */
 uint64_t net_view_formed_us(const struct net *net, uint32_t node);
 

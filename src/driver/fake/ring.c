@@ -428,6 +428,11 @@ uint64_t net_ring_members(const struct net *net, uint32_t node)
 	return net->nodes[node].ring ? net->nodes[node].ring->members : 0;
 }
 
+bool net_ring_stands(const struct net *net, uint32_t node)
+{
+	return net->nodes[node].ring && !net->nodes[node].ring->frozen;
+}
+
 bool net_ring_quorate(const struct net *net, uint32_t node)
 {
 	return net->nodes[node].ring && ring_quorate(net->nodes[node].ring, node);
