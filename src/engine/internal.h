@@ -315,6 +315,16 @@ void sync_look(struct engine *engine);
 void sync_begin(struct engine *engine);
 void sync_send_event(struct engine *engine, struct event *event);
 
+/* transfer.c */
+/* Forgets what is on its way, to or from this node. */
+void transfer_reset(struct engine *engine);
+/* All STATEs are here. The best member sends, in as many turns as the group's queue needs; the others wait. */
+void transfer_begin(struct engine *engine);
+/* A piece from the best member. Any bytes are survived. */
+void transfer_take(struct engine *engine, const struct message *message, const uint8_t *payload);
+/* All of it is here, and becomes this node's own. NULL, or why it cannot be taken: a literal. */
+const char *transfer_adopt(struct engine *engine);
+
 /* fork.c: whether what two members have is one history (decision 0030) */
 /* What this node's STATE says of that. */
 void fork_state(const struct engine *engine, struct message *state);

@@ -31,7 +31,7 @@ enum err_code world_feed(struct core_world *w, const struct event *event)
 static void accepted(struct core_world *w, const struct event *event)
 {
 	if (world_feed(w, event) != ERR_NONE)
-		fail_msg("%s: %s", event_kind_name(event->kind), w->outcome->text);
+		fail_msg("%s: %s", event_kind_name((int)event->kind), w->outcome->text);
 }
 
 void world_ring(struct core_world *w, uint64_t members, uint64_t ring)
