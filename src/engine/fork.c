@@ -162,6 +162,7 @@ void fork_drop(struct engine *engine)
 	engine->lost_to = own->committed;
 	engine_trace(engine, "what was committed here behind %llu, up to %llu, is not in the history that goes on: dropped",
 		(unsigned long long)engine->lost_above, (unsigned long long)engine->lost_to);
+	engine->ports.store->ops->dropped(engine->ports.store, engine->lost_above, engine->lost_to);
 	history_rewind(engine, engine->lost_above);
 	fence_stop(engine);
 	memset(engine->locals, 0, VMS_MAX * sizeof(*engine->locals));
@@ -169,7 +170,10 @@ void fork_drop(struct engine *engine)
 
 void fork_applied(struct engine *engine, const struct event *event)
 {
-	for (uint32_t i = 0; event->kind == EVENT_VIEW && i < event->boot_count; i++)
-		if (event->boots[i].forked && event->boots[i].node == engine->ports.group->node)
-			engine->lost_above = engine->lost_to = 0;
+	for (uint32_t i = 0; event->kind == EVENT_VIEW && i < event->boot_count; i++) {
+		if (!event->boots[i].forked || event->boots[i].node != engine->ports.group->node)
+			continue;
+		engine->lost_above = engine->lost_to = 0;
+		engine->ports.store->ops->dropped(engine->ports.store, 0, 0);
+	}
 }

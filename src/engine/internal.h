@@ -257,7 +257,7 @@ struct engine {
 	struct engine_history *history;
 	uint64_t history_count;
 	bool history_loaded;
-	uint64_t lost_above, lost_to; /* events that were committed here alone and are dropped; the log does not say so yet */
+	uint64_t lost_above, lost_to; /* events that were committed here alone and are dropped; the log does not say so yet (in the store, too) */
 	uint64_t history_index; /* up to here it is known what came of each event */
 	char event_vm[NAME_BYTES]; /* the VM that the event being applied names: a delete leaves no other trace of it */
 	struct engine_progress *progress;

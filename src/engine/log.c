@@ -263,10 +263,18 @@ static void load_pledge(void *ctx, uint64_t term)
 	engine->pledged = term;
 }
 
+static void load_dropped(void *ctx, uint64_t above, uint64_t last)
+{
+	struct engine *engine = ctx;
+
+	engine->lost_above = above;
+	engine->lost_to = last;
+}
+
 int log_load(struct engine *engine, struct err *err)
 {
 	struct store_reader reader = {
-		.ctx = engine, .snapshot = load_snapshot, .entry = load_entry, .pledge = load_pledge};
+		.ctx = engine, .snapshot = load_snapshot, .entry = load_entry, .pledge = load_pledge, .dropped = load_dropped};
 	char uuid[UUID_BYTES] = "";
 
 	if (engine->ports.store->ops->load(engine->ports.store, &reader, uuid, err) < 0)

@@ -56,6 +56,8 @@ struct store_reader {
 	int (*entry)(void *ctx, const struct store_entry *entry, struct err *err);
 	/* First of all, if there ever was one; the last. May be NULL. */
 	void (*pledge)(void *ctx, uint64_t term);
+	/* Before the snapshot, if there is such a history. */
+	void (*dropped)(void *ctx, uint64_t above, uint64_t last);
 	/* Of `lines` alone. 1 ends the reading, well. */
 	int (*line)(void *ctx, const struct store_line *line, struct err *err);
 };
@@ -75,6 +77,9 @@ struct store_ops {
 	void (*install)(struct store *store, const struct store_snapshot *snapshot, const char *uuid, bool keep_log);
 	/* Queues: remember this number, a term that this node has taken part in, in place of the one before. */
 	void (*pledge)(struct store *store, uint64_t term);
+	/* Queues: remember that events above `above`, up to `last`, were committed here and are dropped, in place of what was
+	 * said of that before; 0, 0: there are none. */
+	void (*dropped)(struct store *store, uint64_t above, uint64_t last);
 	/* Queues one line of the audit trail; number 0 replaces all that was there for this index. It is part of the next
 	 * transaction and so never behind a snapshot that is installed after it. Not an entry's part: neither truncate nor
 	 * install takes it away, only age does (the store's own bound), and a line without bytes: all lines from its index

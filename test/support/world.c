@@ -155,6 +155,11 @@ static void store_flush(struct store *store)
 	m->pledge = 0;
 }
 
+static void store_dropped(struct store *store, uint64_t above, uint64_t last)
+{
+	(void)store, (void)above, (void)last;
+}
+
 static void store_pledge(struct store *store, uint64_t term)
 {
 	MACHINE(store, store)->pledge = term;
@@ -435,6 +440,7 @@ static const struct store_ops store_ops = {
 	.truncate = store_truncate,
 	.install = store_install,
 	.pledge = store_pledge,
+	.dropped = store_dropped,
 	.note = store_note,
 	.lines = store_lines,
 };

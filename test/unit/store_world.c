@@ -114,6 +114,14 @@ static void on_pledge(void *ctx, uint64_t term)
 	world->pledge = term;
 }
 
+static void on_dropped(void *ctx, uint64_t above, uint64_t last)
+{
+	struct world *world = ctx;
+
+	world->dropped_above = above;
+	world->dropped_last = last;
+}
+
 static void on_pledged(void *ctx, uint64_t term)
 {
 	struct world *world = ctx;
@@ -124,7 +132,8 @@ static void on_pledged(void *ctx, uint64_t term)
 struct store_reader world_reader(struct world *world)
 {
 	world->snapshot = world->snapshot_term = world->first = world->last = world->last_term = 0;
-	return (struct store_reader){.ctx = world, .snapshot = on_snapshot, .entry = on_entry, .pledge = on_pledge};
+	return (struct store_reader){
+		.ctx = world, .snapshot = on_snapshot, .entry = on_entry, .pledge = on_pledge, .dropped = on_dropped};
 }
 
 int world_open(struct world *world, struct err *err)
@@ -135,6 +144,7 @@ int world_open(struct world *world, struct err *err)
 
 	world->durable = 0;
 	world->pledge = world->pledged = 0;
+	world->dropped_above = world->dropped_last = 0;
 	world->durables = world->failures = 0;
 	world->store = store_sqlite_open(&world->config, world->loop, &callbacks, err);
 	if (!world->store)

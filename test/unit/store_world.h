@@ -33,6 +33,7 @@ struct world {
 	uint64_t last_term;
 	uint64_t pledge;  /* as loaded */
 	uint64_t pledged; /* as told */
+	uint64_t dropped_above, dropped_last; /* as loaded */
 };
 
 #define UUID_A "0b7b0b1e-54c4-4a1c-9c3a-0f6d3c9a4a01"

@@ -148,6 +148,11 @@ static void store_flush(struct store *store)
 	m->pledge = 0;
 }
 
+static void store_dropped(struct store *store, uint64_t above, uint64_t last)
+{
+	(void)store, (void)above, (void)last;
+}
+
 static void store_pledge(struct store *store, uint64_t term)
 {
 	FROM(store, store)->pledge = term;
@@ -276,7 +281,7 @@ static const struct loop_ops loop_ops = {.now_ms = now_ms, .wall_ms = wall_ms, .
 static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join, .force = leave};
 static const struct store_ops store_ops = {
 	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install,
-	.pledge = store_pledge, .note = store_note, .lines = store_lines};
+	.pledge = store_pledge, .dropped = store_dropped, .note = store_note, .lines = store_lines};
 static const struct hypervisor_ops hv_ops = {.inspect = hv_inspect, .each = hv_each, .facts = hv_facts, .start = hv_start,
 	.standby = hv_standby, .copy = hv_copy, .load = hv_load, .run = hv_run, .shutdown = hv_shutdown, .kill = hv_kill,
 	.purge = hv_purge};

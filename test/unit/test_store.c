@@ -59,6 +59,28 @@ static void what_was_durable_is_loaded(void **state)
 	world_must_flush(world, 301);
 }
 
+/* What was dropped is known after a restart, until it is said that there is nothing to know any more. */
+static void a_dropped_history_is_remembered(void **state)
+{
+	struct world *world = *state;
+	world_must_open(world);
+	assert_int_equal(world->dropped_last, 0);
+	world->store->ops->dropped(world->store, 7, 9);
+	world_append(world, 1, 2, 5);
+	world_must_flush(world, 2);
+	world->store->ops->dropped(world->store, 0, 0); /* never flushed */
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->dropped_above, 7);
+	assert_int_equal(world->dropped_last, 9);
+	world->store->ops->dropped(world->store, 0, 0);
+	world_append(world, 3, 3, 5);
+	world_must_flush(world, 3);
+	world_close(world);
+	world_must_open(world);
+	assert_int_equal(world->dropped_last, 0);
+}
+
 /* A term that was taken part in is known after a restart, whatever became of the log; the last one counts. */
 static void a_pledge_is_remembered(void **state)
 {
@@ -461,6 +483,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(what_was_durable_is_loaded),
 		TEST(a_pledge_is_remembered),
+		TEST(a_dropped_history_is_remembered),
 		TEST(the_trail_outlives_the_log),
 		TEST(a_dropped_history_leaves_the_trail),
 		TEST(the_trail_is_bounded),

@@ -14,10 +14,10 @@ struct record {
 };
 
 /* What one transaction does, in order. */
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_NOTE };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_DROPPED, OP_NOTE };
 struct op {
 	enum op_kind kind;
-	struct record record; /* of TRUNCATE: only the index; of PLEDGE: only the term; of NOTE: term is the line's number */
+	struct record record; /* of TRUNCATE: only the index; of PLEDGE: only the term; of DROPPED: above index, up to term; of NOTE: term is the line's number */
 	char uuid[UUID_BYTES];
 	bool keep_log;
 	struct op *next;
@@ -34,6 +34,7 @@ struct disk {
 	bool fails, hangs, lies, damaged;
 	char uuid[UUID_BYTES];
 	uint64_t pledge; /* 0: none */
+	uint64_t dropped_above, dropped_last; /* 0: none */
 	struct record snapshot; /* bytes NULL: none */
 	struct record *entries; /* contiguous, unless the disk lied; those at or below the snapshot are history */
 	uint32_t count, capacity;
@@ -122,7 +123,7 @@ void disk_wipe(struct disk *disk)
 		record_free(&disk->lines[--disk->line_count]);
 	record_free(&disk->snapshot);
 	memset(disk->uuid, 0, sizeof(disk->uuid));
-	disk->pledge = 0;
+	disk->pledge = disk->dropped_above = disk->dropped_last = 0;
 	disk->damaged = false;
 }
 
@@ -237,6 +238,10 @@ static void disk_apply(struct disk *disk, struct ops *ops)
 			break;
 		case OP_PLEDGE:
 			disk->pledge = op->record.term;
+			break;
+		case OP_DROPPED:
+			disk->dropped_above = op->record.index;
+			disk->dropped_last = op->record.term;
 			break;
 		case OP_NOTE:
 			disk_note(disk, &op->record);
@@ -380,6 +385,8 @@ static int fake_load(struct store *store, const struct store_reader *reader, cha
 	memcpy(uuid, disk->uuid, UUID_BYTES);
 	if (disk->pledge && reader->pledge)
 		reader->pledge(reader->ctx, disk->pledge);
+	if (disk->dropped_last && reader->dropped)
+		reader->dropped(reader->ctx, disk->dropped_above, disk->dropped_last);
 	if (snapshot->bytes) {
 		struct store_snapshot s = {.index = snapshot->index, .term = snapshot->term, .bytes = snapshot->bytes,
 			.size = snapshot->size};
@@ -439,6 +446,13 @@ static void fake_pledge(struct store *store, uint64_t term)
 	ops_push(&fake->queued, (struct op){.kind = OP_PLEDGE, .record = {.term = term}});
 }
 
+static void fake_dropped(struct store *store, uint64_t above, uint64_t last)
+{
+	struct store_fake *fake = (struct store_fake *)store;
+
+	ops_push(&fake->queued, (struct op){.kind = OP_DROPPED, .record = {.index = above, .term = last}});
+}
+
 static int fake_read(struct store *store, uint64_t from_index, uint32_t count, const struct store_reader *reader,
 	struct err *err)
 {
@@ -486,6 +500,7 @@ static const struct store_ops store_ops = {
 	.truncate = fake_truncate,
 	.install = fake_install,
 	.pledge = fake_pledge,
+	.dropped = fake_dropped,
 	.read = fake_read,
 	.note = fake_note,
 	.lines = fake_lines,

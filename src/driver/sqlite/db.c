@@ -39,6 +39,11 @@ uint64_t db_pledge_hash(uint64_t term)
 	return hash_of(4, 0, term, NULL, 0);
 }
 
+uint64_t db_dropped_hash(uint64_t above, uint64_t last)
+{
+	return hash_of(6, above, last, NULL, 0);
+}
+
 uint64_t db_line_hash(uint64_t index, uint32_t number, const void *bytes, size_t size)
 {
 	return hash_of(5, index, number, bytes, size);
@@ -147,6 +152,7 @@ static int prepare_all(struct db *db, struct err *err)
 		{"DELETE FROM entry WHERE idx <= ? RETURNING length(bytes)", &db->forget},
 		{"INSERT OR REPLACE INTO cluster (id, uuid, hash) VALUES (1, ?, ?)", &db->name},
 		{"INSERT OR REPLACE INTO pledge (id, term, hash) VALUES (1, ?, ?)", &db->pledge},
+		{"INSERT OR REPLACE INTO dropped (id, above, last, hash) VALUES (1, ?, ?, ?)", &db->dropped},
 		{"INSERT OR REPLACE INTO trail (idx, n, bytes, hash) VALUES (?, ?, ?, ?)", &db->note},
 		{"DELETE FROM trail WHERE idx = ?", &db->note_clear},
 		{"DELETE FROM trail WHERE idx >= ?", &db->note_drop},
@@ -219,6 +225,7 @@ void db_close(struct db *db)
 	sqlite3_finalize(db->forget);
 	sqlite3_finalize(db->name);
 	sqlite3_finalize(db->pledge);
+	sqlite3_finalize(db->dropped);
 	sqlite3_finalize(db->note);
 	sqlite3_finalize(db->note_clear);
 	sqlite3_finalize(db->note_drop);

@@ -10,15 +10,15 @@
 
 #include <sqlite3.h>
 
-enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_NOTE };
+enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL, OP_PLEDGE, OP_DROPPED, OP_NOTE };
 
 struct op {
 	struct op *next;
 	enum op_kind kind;
 	bool keep_log;
 	char uuid[UUID_BYTES];
-	uint64_t index;
-	uint64_t term;
+	uint64_t index; /* of DROPPED: above it, */
+	uint64_t term;	/* up to this one */
 	uint32_t number; /* of a NOTE */
 	size_t size;
 	uint8_t bytes[];
@@ -33,6 +33,7 @@ struct db {
 	sqlite3_stmt *forget;
 	sqlite3_stmt *name;
 	sqlite3_stmt *pledge;
+	sqlite3_stmt *dropped;
 	sqlite3_stmt *note;
 	sqlite3_stmt *note_clear;
 	sqlite3_stmt *note_drop;
@@ -83,6 +84,7 @@ uint64_t db_entry_hash(uint64_t index, uint64_t term, const void *bytes, size_t 
 uint64_t db_snapshot_hash(uint64_t index, uint64_t term, const void *bytes, size_t size);
 uint64_t db_uuid_hash(const char *uuid);
 uint64_t db_pledge_hash(uint64_t term);
+uint64_t db_dropped_hash(uint64_t above, uint64_t last);
 uint64_t db_line_hash(uint64_t index, uint32_t number, const void *bytes, size_t size);
 int db_fail(sqlite3 *sqlite, const char *path, const char *what, struct err *err);
 int db_exec(sqlite3 *sqlite, const char *path, const char *sql, struct err *err);

@@ -81,6 +81,26 @@ static int load_pledge(struct db *db, const struct store_reader *reader, struct 
 	return 0;
 }
 
+static int load_dropped(struct db *db, const struct store_reader *reader, struct err *err)
+{
+	CLEANUP_STATEMENT sqlite3_stmt *statement = NULL;
+
+	if (db_prepare(db->sqlite, db->path, "SELECT above, last, hash FROM dropped", &statement, err) < 0)
+		return -1;
+	int rc = sqlite3_step(statement);
+	if (rc == SQLITE_DONE)
+		return 0;
+	if (rc != SQLITE_ROW)
+		return db_fail(db->sqlite, db->path, "dropped history", err);
+	uint64_t above = (uint64_t)sqlite3_column_int64(statement, 0);
+	uint64_t last = (uint64_t)sqlite3_column_int64(statement, 1);
+	if (db_dropped_hash(above, last) != (uint64_t)sqlite3_column_int64(statement, 2))
+		return err_set(err, ERR_CORRUPT, "%s: the checksum of what was dropped does not hold", db->path);
+	if (last && reader->dropped)
+		reader->dropped(reader->ctx, above, last);
+	return 0;
+}
+
 static int load_snapshot(struct db *db, const struct store_reader *reader, bool *marked, struct err *err)
 {
 	CLEANUP_STATEMENT sqlite3_stmt *statement = NULL;
@@ -158,7 +178,7 @@ int db_load(struct db *db, const struct store_reader *reader, char uuid[UUID_BYT
 	if (rc != SQLITE_OK)
 		return db_fail(db->sqlite, db->path, "checkpoint", err);
 	db->wal_frames = 0;
-	if (load_uuid(db, uuid, err) < 0 || load_pledge(db, reader, err) < 0 ||
+	if (load_uuid(db, uuid, err) < 0 || load_pledge(db, reader, err) < 0 || load_dropped(db, reader, err) < 0 ||
 		load_snapshot(db, reader, &marked, err) < 0 || load_entries(db, reader, &marked, err) < 0)
 		return -1;
 	/* A mark that is older than the oldest entry kept says nothing more. */

@@ -117,6 +117,14 @@ static int apply_install(struct db *db, const struct op *op, struct err *err)
 	return 0;
 }
 
+static int apply_dropped(struct db *db, const struct op *op, struct err *err)
+{
+	sqlite3_bind_int64(db->dropped, 1, (int64_t)op->index);
+	sqlite3_bind_int64(db->dropped, 2, (int64_t)op->term);
+	sqlite3_bind_int64(db->dropped, 3, (int64_t)db_dropped_hash(op->index, op->term));
+	return finish(db, db->dropped, "dropped history", err);
+}
+
 static int apply_pledge(struct db *db, const struct op *op, bool *shortens, struct err *err)
 {
 	*shortens |= op->term < db->pledged;
@@ -170,6 +178,10 @@ static int apply_all(struct db *db, const struct op *first, bool *shortens, stru
 			break;
 		case OP_PLEDGE:
 			if (apply_pledge(db, op, shortens, err) < 0)
+				return -1;
+			break;
+		case OP_DROPPED:
+			if (apply_dropped(db, op, err) < 0)
 				return -1;
 			break;
 		case OP_NOTE:

@@ -85,8 +85,16 @@ static int step_trail(sqlite3 *sqlite, const char *path, struct err *err)
 		err);
 }
 
+static int step_dropped(sqlite3 *sqlite, const char *path, struct err *err)
+{
+	return db_exec(sqlite, path,
+		"CREATE TABLE dropped (id INTEGER PRIMARY KEY CHECK (id = 1), above INTEGER NOT NULL, last INTEGER NOT NULL,"
+		" hash INTEGER NOT NULL) STRICT;",
+		err);
+}
+
 /* steps[v] goes from version v to v + 1. */
-static step_fn *const steps[] = {step_tables, step_hashes, step_pledge, step_trail};
+static step_fn *const steps[] = {step_tables, step_hashes, step_pledge, step_trail, step_dropped};
 enum { SCHEMA_VERSION = ARRAY_SIZE(steps) };
 
 static int upgrade_from(sqlite3 *sqlite, const char *path, int64_t version, struct err *err)

@@ -345,6 +345,15 @@ static void store_pledge(struct store *port, uint64_t term)
 		list_push(&store->open, op_new(OP_PLEDGE, 0, term, NULL, 0));
 }
 
+static void store_dropped(struct store *port, uint64_t above, uint64_t last)
+{
+	struct store_sqlite *store = of(port);
+
+	assert(store->loaded);
+	if (!store->has_failed)
+		list_push(&store->open, op_new(OP_DROPPED, above, last, NULL, 0));
+}
+
 static void store_note(struct store *port, const struct store_line *line)
 {
 	struct store_sqlite *store = of(port);
@@ -460,6 +469,7 @@ static const struct store_ops ops = {
 	.truncate = store_truncate,
 	.install = store_install,
 	.pledge = store_pledge,
+	.dropped = store_dropped,
 	.note = store_note,
 	.lines = store_lines,
 	.read = store_read,
