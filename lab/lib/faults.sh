@@ -75,6 +75,7 @@ link_state() { # PORT
 pids_in() { # NODE WHAT [VM]
 	case $2 in
 	watarid | corosync) enter "$1" pgrep -x "$2" ;;
+	qdevice) enter "$1" pgrep -x corosync-qdevic ;;
 	qemu) enter "$1" pgrep -f "^[^ ]*qemu-system[^ ]* .*guest=${3//./\\.}," ;;
 	esac
 }
@@ -83,9 +84,9 @@ signal_process() { # SIGNAL NODE WHAT [VM]
 	local pids
 	need_powered "${2:-}"
 	case ${3:-} in
-	watarid | corosync) (($# == 3)) || die 64 "no VM for $3" ;;
+	watarid | corosync | qdevice) (($# == 3)) || die 64 "no VM for $3" ;;
 	qemu) [[ ${4:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || die 64 "the QEMU of which VM?" ;;
-	*) die 64 "which? watarid, corosync, or qemu VM" ;;
+	*) die 64 "which? watarid, corosync, qdevice, or qemu VM" ;;
 	esac
 	pids=$(pids_in "${@:2}") || die 69 "$2 runs no $3 ${4:-}"
 	# shellcheck disable=SC2086 # several words

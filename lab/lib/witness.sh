@@ -36,7 +36,8 @@ witness_off() {
 
 # What corosync.conf says of it, within "quorum".
 witness_conf() {
-	printf '\tdevice {\n\t\tmodel: net\n\t\tvotes: 1\n\t\ttimeout: 3000\n\t\tsync_timeout: 6000\n'
+	printf '\tdevice {\n\t\tmodel: net\n\t\tvotes: 1\n'
+	[ "$witness" = default ] || printf '\t\ttimeout: 3000\n\t\tsync_timeout: 6000\n'
 	printf '\t\tnet {\n\t\t\ttls: off\n\t\t\thost: 10.70.0.100\n\t\t\talgorithm: ffsplit\n\t\t}\n\t}\n'
 }
 

@@ -55,13 +55,14 @@ class Lab:
         """storage_mib: shared storage of that size, so that it can be full. storage_fuse: cut("n1", "storage",
         "readonly") stops who has a file open too, and "hang", "error", "full" and "slow:MS" become possible. watchdog: each node has one, armed for that many ms.
         witness: corosync-qnetd on a machine of its own; "witness" is then a name for power_off, power_on, cut and heal.
+        "default": with corosync-qdevice's own times, not the lab's short ones.
         token: corosync's, in ms (1000)."""
         self.count, self.build = nodes, pathlib.Path(build)
         self.options = [] if daemon else ["--no-daemon"]
         self.options += ["--storage-mib", storage_mib] if storage_mib else []
         self.options += ["--storage-fuse"] if storage_fuse else []
         self.options += [f"--watchdog={watchdog}"] if watchdog else []
-        self.options += ["--witness"] if witness else []
+        self.options += [] if not witness else ["--witness"] if witness is True else [f"--witness={witness}"]
         self.options += ["--token", token] if token else []
         self.name = name or f"t{os.getpid()}-{next(_serial)}"
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
@@ -232,7 +233,7 @@ class Lab:
         self.tool("heal", node, what)
 
     def stop(self, node, what, *vm):
-        """SIGSTOP to its watarid, corosync, or the QEMU of a VM."""
+        """SIGSTOP to its watarid, corosync, qdevice, or the QEMU of a VM."""
         self.tool("stop", node, what, *vm)
 
     def cont(self, node, what, *vm):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cluster import Guest, add_power, refusal, says, wait_synced
+from cluster import DAEMON, Guest, add_power, pids, refusal, says, wait_synced
 from lab import Lab, wait_until
 
 
@@ -126,6 +126,24 @@ def test_a_node_that_starts_alone_waits_for_the_other_or_a_person(lab, web):
     assert not web.running() and "confirm-off n2" in refusal(lab, "n1", "vm", "stop", "web")[1]
     lab.cli("n1", "node", "confirm-off", "n2", "--yes", "n2")
     wait_until(lambda: web.is_online("n1"), 30, "the guest on n1")
+
+
+def test_a_witness_may_take_all_its_time():
+    """corosync-qdevice says nothing for the whole 30 s that corosync waits for it by default. Corosync answers hardly anything meanwhile,
+    and does not hang: n1 remains the one that may go on alone, and does when the vote comes."""
+    with Lab(nodes=2, witness="default") as lab:
+        add_power(lab, "n2")
+        wait_synced(lab)
+        here, web = (Guest(lab, name, memory="96M", append="watari.load=none watari.fill_mib=16", networks=()).create().start(node)
+                     for name, node in (("here", "n1"), ("web", "n2")))
+        before = lab.boot_id("n1"), pids(lab, "n1", DAEMON), here.running()
+        lab.stop("n1", "qdevice")
+        lab.power_off("n2")
+        wait_until(lambda: lab.cli("n1", "status")["reason"] == "no quorum", 60, "corosync to wait no longer")
+        assert not web.running()
+        lab.cont("n1", "qdevice")
+        wait_until(lambda: web.is_online("n1"), 30, "the guest on n1")
+        assert (lab.boot_id("n1"), pids(lab, "n1", DAEMON), here.running()) == before
 
 
 def test_a_lost_witness_harms_nobody(lab, web):

@@ -118,13 +118,14 @@ static void look(void *ctx)
 	struct corosync *cs = ctx;
 	struct err err;
 	uint64_t since = atomic_load(&cs->shared.busy_since_ms);
+	uint32_t patience_ms = atomic_load(&cs->shared.patience_ms);
 
 	cs->look_timer = loop_timer_set(cs->loop, LOOK_MS, look, cs);
-	if (!cs->wanted || cs->stuck || !since || link_now_ms() < since + COROSYNC_STUCK_MS)
+	if (!cs->wanted || cs->stuck || !since || link_now_ms() < since + patience_ms)
 		return;
 	cs->stuck = true;
 	next_generation(cs);
-	err_set(&err, ERR_UNAVAILABLE, "corosync does not answer (for %d s)", COROSYNC_STUCK_MS / 1000);
+	err_set(&err, ERR_UNAVAILABLE, "corosync does not answer (for %u s)", patience_ms / 1000);
 	tell_down(cs, &err);
 }
 
@@ -240,6 +241,7 @@ struct group *corosync_new(const struct corosync_config *config, struct loop *lo
 	if (ok) {
 		cs->group.node = cs->config.node = identity.node;
 		atomic_store(&cs->shared.token_ms, identity.token_ms);
+		atomic_store(&cs->shared.patience_ms, COROSYNC_STUCK_MS);
 		memcpy(cs->group.node_name, identity.name, sizeof(cs->group.node_name));
 		ok = start(cs, err) == 0;
 	}

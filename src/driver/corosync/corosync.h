@@ -18,8 +18,8 @@
 #define COROSYNC_GROUP_PREFIX "watari:"
 
 enum {
-	COROSYNC_STUCK_MS = 5000,      /* a call that takes longer: corosync hangs */
-	COROSYNC_TRY_AGAIN_MS = 10000, /* a message that is not taken for longer: as if corosync were gone */
+	COROSYNC_STUCK_MS = 5000,      /* a call that takes longer: corosync hangs. With a witness, longer than its sync_timeout too */
+	COROSYNC_TRY_AGAIN_MS = 10000, /* a message that is not taken for longer, and as long: as if corosync were gone */
 	COROSYNC_QUEUE_MAX = 4096,     /* messages that wait to be sent */
 	COROSYNC_QUEUE_BYTES = 16 << 20,
 };

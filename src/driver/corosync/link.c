@@ -56,7 +56,6 @@ struct link {
 	bool check_votes; /* quorum or votes have changed: compare with what was told */
 	bool marker_due;
 	uint64_t hold_since_ms;
-	uint32_t hold_limit_ms; /* how long corosync's quorum service may be behind its ring */
 	uint64_t ping_at_ms;
 
 	struct outgoing *sending; /* taken from the shared queue, oldest first */
@@ -369,8 +368,9 @@ static void corosync_failed(struct link *link, const char *what, cs_error_t stat
 	go_down(link, &err);
 }
 
-/* The token that holds, with its coefficient, and for how long corosync's quorum service may wait for the witness's
- * vote on a new ring (its sync_timeout); a reload of corosync.conf may change both at any time. */
+/* The token that holds, with its coefficient, and for how long corosync may wait for the witness's vote on a new ring
+ * (its sync_timeout). Until then it answers no call but votequorum's (cs_ipcs_check_for_flow_control in its ipc_glue.c):
+ * it does not hang. A reload of corosync.conf may change both at any time. */
 static void read_times(struct link *link)
 {
 	uint32_t token_ms = 0, wait_ms = WITNESS_WAIT_MS;
@@ -378,12 +378,14 @@ static void read_times(struct link *link)
 
 	if (cmap_get_uint32(link->cmap, "runtime.config.totem.token", &token_ms) == CS_OK)
 		atomic_store(&link->shared->token_ms, token_ms);
-	link->hold_limit_ms = COROSYNC_STUCK_MS;
-	if (cmap_get_string(link->cmap, "quorum.device.model", &model) != CS_OK)
-		return;
+	if (cmap_get_string(link->cmap, "quorum.device.model", &model) == CS_OK) {
+		cmap_get_uint32(link->cmap, "quorum.device.sync_timeout", &wait_ms);
+		wait_ms = wait_ms < WITNESS_WAIT_MAX_MS ? wait_ms : WITNESS_WAIT_MAX_MS;
+	} else {
+		wait_ms = 0;
+	}
 	free(model);
-	cmap_get_uint32(link->cmap, "quorum.device.sync_timeout", &wait_ms);
-	link->hold_limit_ms += wait_ms < WITNESS_WAIT_MAX_MS ? wait_ms : WITNESS_WAIT_MAX_MS;
+	atomic_store(&link->shared->patience_ms, COROSYNC_STUCK_MS + wait_ms);
 }
 
 static cs_error_t open_handles(struct link *link)
@@ -522,9 +524,12 @@ static cs_error_t mcast(struct link *link, uint8_t frame, const uint8_t *bytes, 
 /* After a refusal: again, a little later each time, until the limit. Returns true when the message is through. */
 static bool is_sent(struct link *link, cs_error_t rc)
 {
+	uint32_t patience_ms = atomic_load(&link->shared->patience_ms);
 	uint64_t now = link_now_ms();
 	struct err err;
 
+	if (patience_ms < COROSYNC_TRY_AGAIN_MS)
+		patience_ms = COROSYNC_TRY_AGAIN_MS;
 	if (rc == CS_OK) {
 		link->stuck_since_ms = link->retry_at_ms = 0;
 		link->retry_delay_ms = RETRY_MIN_MS;
@@ -537,9 +542,8 @@ static bool is_sent(struct link *link, cs_error_t rc)
 	count(link, &link->shared->counters.try_again);
 	if (!link->stuck_since_ms)
 		link->stuck_since_ms = now;
-	if (now - link->stuck_since_ms > COROSYNC_TRY_AGAIN_MS) {
-		err_set(&err, ERR_UNAVAILABLE, "corosync has not taken a message for %d s",
-			COROSYNC_TRY_AGAIN_MS / 1000);
+	if (now - link->stuck_since_ms > patience_ms) {
+		err_set(&err, ERR_UNAVAILABLE, "corosync has not taken a message for %u s", patience_ms / 1000);
 		go_down(link, &err);
 		return false;
 	}
@@ -592,13 +596,14 @@ static void send_some(struct link *link)
 
 static void ping(struct link *link)
 {
+	uint32_t patience_ms = atomic_load(&link->shared->patience_ms);
 	uint64_t now = link_now_ms();
 	int quorate;
 	struct err err;
 
-	if (link->hold_since_ms && now - link->hold_since_ms > link->hold_limit_ms) {
+	if (link->hold_since_ms && now - link->hold_since_ms > patience_ms) {
 		err_set(&err, ERR_UNAVAILABLE, "corosync's quorum service has not followed its ring for %u s",
-			link->hold_limit_ms / 1000);
+			patience_ms / 1000);
 		go_down(link, &err);
 		return;
 	}

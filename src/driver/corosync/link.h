@@ -52,6 +52,7 @@ struct link_shared {
 	size_t out_bytes;
 	struct corosync_counters counters;
 	_Atomic uint32_t token_ms;	/* the real one, read each second; 0: not known yet */
+	_Atomic uint32_t patience_ms; /* for so long a corosync that says nothing may be waiting for the witness */
 	_Atomic uint64_t busy_since_ms; /* by link_now_ms: the thread is in a call of corosync; 0: it is not */
 };
 
