@@ -168,13 +168,21 @@ static uint64_t split_delay_ms(const struct cluster *cluster, const struct node 
 
 static void run_level(struct step *step, struct node *node, uint32_t level)
 {
+	char names[112] = "";
+	size_t at = 0;
+
+	for (uint32_t i = 0; i < step->cluster->fence_device_count && at < sizeof(names); i++) {
+		const struct fence_device *device = &step->cluster->fence_devices[i];
+		if (device->node == node->id && device->level == level && !device->distrusted)
+			at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "", device->name);
+	}
 	fence_phase_set(step, node, FENCE_RUN);
 	node->fence.look = false;
 	node->fence.level = level;
 	node->fence.by = executor(step->cluster, node->fence.round);
 	node->fence.began_index = step->cluster->index;
 	bool yields = split_delay_ms(step->cluster, node);
-	node_say(step, node, "being fenced by %s (devices of level %u)%s", cluster_node_name(step->cluster, node->fence.by), level,
+	node_say(step, node, "being fenced by %s with %s%s", cluster_node_name(step->cluster, node->fence.by), names,
 		yields ? ", which gives it a head start: its VMs weigh as much or more" : "");
 }
 
