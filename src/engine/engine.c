@@ -47,6 +47,10 @@ static void on_deliver(void *ctx, uint32_t from, const uint8_t *bytes, size_t si
 		engine->dropped++;
 		return;
 	}
+	if (message.needs > MESSAGE_PROTOCOL) {
+		sync_too_old(engine, from, message.needs);
+		return;
+	}
 	switch (message.kind) {
 	case MESSAGE_NONE:
 		engine->dropped++;

@@ -17,6 +17,7 @@ enum {
 	 * lowest member's disk may take to answer. */
 	SYNC_LIMIT_MS = 15000,
 	REJOIN_MS = 3000,
+	TOO_OLD_MS = 60 * 1000, /* for an upgrade nobody waits so long: it starts the daemon anew */
 	WATCHERS_MAX = 80,
 	HISTORY_MAX = 2048,
 	PROGRESS_MAX = 256,
@@ -291,6 +292,8 @@ void entries_drop_above(struct entries *entries, uint64_t index);
 uint64_t log_last_index(const struct engine *engine);
 void log_append(struct engine *engine, uint64_t index, uint64_t term, const uint8_t *bytes, size_t size);
 void log_flush(struct engine *engine);
+/* An entry of a newer program may be none of the events that this one knows. */
+bool log_can_read(const uint8_t *bytes, size_t size);
 void log_on_event(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload);
 void log_on_ack(struct engine *engine, uint32_t from, const struct message *message);
 void log_on_durable(void *ctx, uint64_t index);
@@ -310,6 +313,7 @@ void sync_on_ready(struct engine *engine);
 /* How many members have to have something on disk. */
 uint32_t sync_needed(const struct engine *engine);
 void sync_leave(struct engine *engine, const char *why);
+void sync_too_old(struct engine *engine, uint32_t from, uint32_t needs);
 void sync_look(struct engine *engine);
 /* The view may be synced now. */
 void sync_begin(struct engine *engine);

@@ -67,6 +67,15 @@ void log_flush(struct engine *engine)
 	engine->ports.store->ops->flush(engine->ports.store);
 }
 
+bool log_can_read(const uint8_t *bytes, size_t size)
+{
+	CLEANUP_FREE struct event *event = malloc(sizeof(*event));
+	struct err err;
+
+	assert(event);
+	return !schema_decode(&event_schema, bytes, size, event, &err);
+}
+
 void log_on_event(struct engine *engine, uint32_t from, const struct message *message, const uint8_t *payload)
 {
 	struct err err;
@@ -80,6 +89,9 @@ void log_on_event(struct engine *engine, uint32_t from, const struct message *me
 	if (size > EVENT_BYTES_MAX || schema_decode(&event_schema, payload, size, event, &err) < 0 ||
 		event->node != from) {
 		engine->dropped++;
+		/* Of one's own protocol nobody appends it. Whoever knows more may: the next event has another number there. */
+		if (message->protocol > MESSAGE_PROTOCOL)
+			sync_too_old(engine, from, message->protocol);
 		return;
 	}
 	log_append(engine, log_last_index(engine) + 1, engine->term, payload, size);

@@ -28,6 +28,7 @@ static const struct field message_fields[] = {
 	SCHEMA_U64(17, message, lost_above),
 	SCHEMA_U64(18, message, lost_to),
 	SCHEMA_U64(19, message, now_ms),
+	SCHEMA_U32(20, message, needs),
 };
 static SCHEMA_DEFINE(message_schema, message, message_fields);
 

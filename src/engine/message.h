@@ -2,7 +2,8 @@
  * What watarids say to each other, over the group's total order: a header by schema table, then bytes.
  *
  * Hostile until parsed: message_parse takes any bytes. Every message carries the cluster's uuid and the protocol's
- * version; unknown header fields are skipped, so that versions N and N+1 can talk. */
+ * version; unknown header fields are skipped, so that versions N and N+1 can talk. What must not be skipped, the sender says by
+ * `needs`: whoever does not know that protocol leaves the view (decision 0031). */
 #pragma once
 
 #include "model/event.h"
@@ -27,7 +28,8 @@ const char *message_kind_name(int kind);
 
 struct message {
 	enum message_kind kind;
-	uint32_t protocol;
+	uint32_t protocol; /* that the sender's program speaks */
+	uint32_t needs;	   /* that a receiver must speak, or it would take part in something else; 0: any */
 	char cluster_uuid[UUID_BYTES];
 	uint64_t nonce;	   /* of the sync */
 	uint64_t term;	   /* EVENT, ACK: the view's term. ENTRY: the entry's. STATE: of the last entry */

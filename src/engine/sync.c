@@ -62,6 +62,17 @@ static bool stands_still(const struct engine *engine, uint64_t limit_ms)
 	       loop_now_ms(engine->ports.loop) > engine->sync_since_ms + limit_ms;
 }
 
+/* The others agree on what this program cannot read, and would skip: they would not agree with it (decision 0031). */
+void sync_too_old(struct engine *engine, uint32_t from, uint32_t needs)
+{
+	char why[REASON_BYTES];
+
+	snprintf(why, sizeof(why), "%.63s speaks protocol %u of watari, this program knows %d: upgrade this node",
+		cluster_node_name(engine->cluster, from), needs, MESSAGE_PROTOCOL);
+	sync_leave(engine, why);
+	engine->rejoin_ms = loop_now_ms(engine->ports.loop) + TOO_OLD_MS;
+}
+
 void sync_look(struct engine *engine)
 {
 	uint64_t now = loop_now_ms(engine->ports.loop);
@@ -352,6 +363,8 @@ void sync_on_message(struct engine *engine, uint32_t from, const struct message 
 	sync_goes_on(engine);
 	if (message->kind == MESSAGE_END)
 		on_end(engine, message);
+	else if (message->kind == MESSAGE_ENTRY && !log_can_read(payload, (size_t)message->payload_size))
+		sync_too_old(engine, from, message->protocol);
 	else if (engine->best != engine->ports.group->node) /* what oneself sends, one has */
 		transfer_take(engine, message, payload);
 }

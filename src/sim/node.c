@@ -156,7 +156,8 @@ static void daemon_make(struct sim_node *node)
 	strcpy(config.boot_id, node->boot_id);
 	node->incarnations++;
 	node->engine = engine_new(&config);
-	struct group_callbacks group = engine_group_callbacks(node->engine);
+	struct group_callbacks own = engine_group_callbacks(node->engine);
+	struct group_callbacks group = newer_callbacks(&node->newer, &own);
 	struct store_callbacks store = engine_store_callbacks(node->engine);
 	struct hv_callbacks hypervisor = engine_hypervisor_callbacks(node->engine);
 	struct fencer_callbacks fencer = engine_fencer_callbacks(node->engine);
@@ -183,7 +184,7 @@ void sim_daemon_start(struct sim *sim, uint32_t id)
 	daemon_make(node);
 	sim_trace(sim, "%s: watarid starts", node->name);
 	struct engine_ports ports = {.loop = loop_fake_port(node->loop),
-		.group = group_fake_port(node->group),
+		.group = newer_port(&node->newer, group_fake_port(node->group)),
 		.store = store_fake_port(node->store),
 		.hypervisor = hypervisor_fake_port(node->hypervisor),
 		.watchdog = node->watchdog_ms ? watchdog_fake_port(node->watchdog) : NULL,

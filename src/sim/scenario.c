@@ -67,7 +67,7 @@ struct plan {
 	uint32_t vm_count;
 	struct {
 		uint32_t memory_mib, vcpus; /* 0: as every node */
-		bool no_bridge;
+		bool no_bridge, newer;
 	} nodes[NODES_MAX + 1];
 	uint32_t fences;      /* each node has so many devices: ipmi-nX of level 1, pdu-nX of level 2 */
 	uint32_t watchdog_ms; /* of each node */
@@ -75,20 +75,22 @@ struct plan {
 	uint32_t preload, preload_mib; /* VMs that run since before: vm1 … */
 };
 
-/* "node n3 memory 2048", "node n3 vcpus 2", "node n3 no-bridge": unlike the others. */
+/* "node n3 memory 2048", "node n3 vcpus 2", "node n3 no-bridge", "node n3 newer": unlike the others. */
 static int plan_node(struct plan *plan, const char *line, struct err *err)
 {
 	uint32_t id = 0, number = 0;
 	char what[32];
 
 	if (sscanf(line, "node n%u %31s %u", &id, what, &number) < 2 || id < 1 || id > NODES_MAX)
-		return err_set(err, ERR_INVALID, "node nX memory MIB, node nX vcpus N or node nX no-bridge");
+		return err_set(err, ERR_INVALID, "node nX memory MIB, node nX vcpus N, node nX no-bridge or node nX newer");
 	if (!strcmp(what, "memory") && number)
 		plan->nodes[id].memory_mib = number;
 	else if (!strcmp(what, "vcpus") && number)
 		plan->nodes[id].vcpus = number;
 	else if (!strcmp(what, "no-bridge"))
 		plan->nodes[id].no_bridge = true;
+	else if (!strcmp(what, "newer"))
+		plan->nodes[id].newer = true;
 	else
 		return err_set(err, ERR_INVALID, "'%s' of a node is not understood", what);
 	return 0;
@@ -276,6 +278,7 @@ static int play(struct scenario *scenario, const struct plan *plan, struct err *
 		machine_refit(sim->nodes[id].machine, plan->nodes[id].memory_mib, plan->nodes[id].vcpus,
 			!plan->nodes[id].no_bridge);
 		sim_watchdog(sim, id, plan->watchdog_ms);
+		sim->nodes[id].newer.on = plan->nodes[id].newer;
 		sim_power_on(sim, id);
 	}
 	if (plan->preload)

@@ -403,6 +403,7 @@ static const struct {
 	{"link", script_link},
 	{"witness", script_witness},
 	{"clock", script_clock},
+	{"newer", script_newer},
 };
 
 static int run_command(const struct words *words)

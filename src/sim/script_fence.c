@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Words about nodes that die: devices, watchdogs, cut links, clocks. */
+ * Words about nodes: devices, watchdogs, cut links, clocks, other programs. */
 #include "sim/script.h"
 
 #include <inttypes.h>
@@ -128,6 +128,27 @@ int script_clock(const struct words *words)
 	if (!node)
 		return err_set(words->err, ERR_INVALID, "clock nX MS");
 	sim_clock_jump(words->scenario->sim, node, strtoll(words->at[2], NULL, 10));
+	return 0;
+}
+
+/* newer nX event: it sends what older programs do not know; newer nX needs: they are to know what it says from now on;
+ * newer nX on|off: another program is installed there, which starts with the daemon */
+int script_newer(const struct words *words)
+{
+	uint32_t id = script_node(words, words->count > 2 ? words->at[1] : NULL);
+	struct sim *sim = words->scenario->sim;
+	const char *what = id ? words->at[2] : "";
+	struct newer *newer = id ? &sim->nodes[id].newer : NULL;
+
+	if (!strcmp(what, "event") && sim->nodes[id].engine && newer->on)
+		newer_event(newer, sim->nodes[id].engine);
+	else if (!strcmp(what, "needs"))
+		newer->needs = true;
+	else if (!sim->nodes[id].engine && (!strcmp(what, "on") || !strcmp(what, "off")))
+		newer->on = !strcmp(what, "on");
+	else
+		return err_set(words->err, ERR_INVALID, "newer nX event or needs; or, while no daemon runs there, on or off");
+	sim_trace(sim, "# n%u: newer %s", id, what);
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 #include "driver/fake/store_fake.h"
 #include "driver/fake/watchdog_fake.h"
 #include "engine/engine.h"
+#include "sim/newer.h"
 
 enum { SIM_VMS_DEFAULT = 64 };
 
@@ -69,6 +70,7 @@ struct sim_node {
 	/* The daemon; engine NULL: not running. */
 	struct loop_fake *loop;
 	struct group_fake *group;
+	struct newer newer; /* between it and the engine */
 	struct store_fake *store;
 	struct hypervisor_fake *hypervisor;
 	struct fencer_fake *fencer;
