@@ -148,6 +148,8 @@ static void view_boots(struct step *step)
 		struct node *node = &step->cluster->nodes[boot->node - 1];
 		if (node->state == NODE_ONLINE && strcmp(node->facts.boot_id, boot->boot_id) != 0)
 			rebooted_between(step, node);
+		if (node->state == NODE_JOINING && !strcmp(node->facts.boot_id, boot->boot_id))
+			fence_seen_alive(step, node);
 		if (boot->forked)
 			view_forked(step, node, boot);
 	}

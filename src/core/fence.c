@@ -379,6 +379,15 @@ static void doubt_ends(struct step *step, uint32_t doubted)
 	}
 }
 
+void fence_seen_alive(struct step *step, const struct node *node)
+{
+	if (node->fence.proof != PROOF_FENCED)
+		return;
+	for (uint32_t i = 0; i < step->cluster->fence_device_count; i++)
+		if (step->cluster->fence_devices[i].node == node->id)
+			step->cluster->fence_devices[i].distrusted = step->out->devices_changed = true;
+}
+
 void fence_node_returns(struct step *step, struct node *node, bool rebooted)
 {
 	const char *name = node->facts.name;
@@ -389,11 +398,7 @@ void fence_node_returns(struct step *step, struct node *node, bool rebooted)
 	} else if (!rebooted && node->fence.proof == PROOF_CONFIRMED) {
 		node_say(step, node, "ALARM: confirmed off by a person, and back in the same boot: it was not off");
 	} else if (!rebooted && node->fence.proof != PROOF_NONE) {
-		/* The proof was false: whoever reported it is not believed again until a person has looked. */
-		for (uint32_t i = 0; i < step->cluster->fence_device_count; i++)
-			if (step->cluster->fence_devices[i].node == node->id)
-				step->cluster->fence_devices[i].distrusted = true;
-		step->out->devices_changed = true;
+		fence_seen_alive(step, node);
 		node_say(step, node,
 			"ALARM: taken for dead (%s) and back in the same boot; its devices are not used until "
 			"'fence set' or 'fence test %s'",

@@ -121,6 +121,8 @@ void fence_view(struct step *step, uint64_t lost);
 void fence_proven_before(struct step *step);
 void fence_begin(struct step *step, struct node *node);
 void fence_review(struct step *step);
+/* It is in the view in the boot that devices said off of: whoever reported that is not believed again until a person has looked. */
+void fence_seen_alive(struct step *step, const struct node *node);
 void fence_node_returns(struct step *step, struct node *node, bool rebooted);
 void fence_report_step(struct step *step);
 void fence_tick(struct step *step);
