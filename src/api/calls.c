@@ -399,6 +399,9 @@ static void refused_hint(const struct api_call *call, enum err_code code, char *
 		snprintf(hint, size, "'watari node show %s' has what is known of it, 'watari why node/%s' how that came",
 			cluster_node_name(engine_cluster(call->api->engine), event->target),
 			cluster_node_name(engine_cluster(call->api->engine), event->target));
+	else if (node && code == ERR_BUSY)
+		snprintf(hint, size, "'watari node show %s' says how far it is",
+			cluster_node_name(engine_cluster(call->api->engine), event->target));
 	else if (event->kind == EVENT_QUORUM_FORCED && code == ERR_UNFIT)
 		snprintf(hint, size, "'watari status' says whether this node acts, and what it waits for");
 	else

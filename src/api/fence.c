@@ -68,7 +68,7 @@ static int device_from_json(
 	if (!name)
 		return err_set(err, ERR_INVALID, "device.node: the name of the node that it switches");
 	if (!node)
-		return err_set(err, ERR_NOT_FOUND, "device.node: no node '%.64s'", name);
+		return err_set(err, ERR_NOT_FOUND, "no node '%.64s' ('watari node list' shows all)", name);
 	json_object_del(copy, "node");
 	json_object_del(copy, "distrusted"); /* the cluster's own word */
 	if (json_to_record(&fence_device_schema, copy, 0, device, err) < 0)
@@ -155,7 +155,7 @@ static json_t *about_json(const struct fence_agent_about *about, const struct fe
 	return options;
 }
 
-static const char off_hint[] = "nothing was switched; with --dry-run the same question is asked and nothing else";
+static const char off_hint[] = "nothing was switched";
 
 static const char *answer_hint(const struct api_call *call, enum err_code code)
 {
@@ -175,7 +175,7 @@ static void on_answer(void *ctx, const struct engine_answer *answer)
 	log_info("api: %s asked for %s: %s: %s", call->client->name, call->verb->name, err_info(answer->code)->name,
 		answer->text);
 	if (answer->code) {
-		err_set(&err, answer->code, "%s", answer->text);
+		err_set(&err, answer->code, "%.63s: %s", call->event->fence.name, answer->text);
 		call_fail_hint(call, &err, answer_hint(call, answer->code));
 		return;
 	}
@@ -282,7 +282,8 @@ void call_fence_off(struct api_call *call, const json_t *args)
 	}
 	log_notice("api: %s asks to switch %s off with %s, as a test", call->client->name,
 		cluster_node_name(engine_cluster(call->api->engine), device->node), device->name);
-	engine_ask(call->api->engine, ENGINE_ASK_OFF, device, on_answer, call);
+	*asked_device(call) = *device;
+	engine_ask(call->api->engine, ENGINE_ASK_OFF, &call->event->fence, on_answer, call);
 }
 
 static struct event *node_event(struct api_call *call, const json_t *args, enum event_kind kind)

@@ -489,7 +489,7 @@ int run_node_resume(struct cli *cli)
 	const char *node = cli->operands[0];
 	char done[160];
 
-	snprintf(done, sizeof(done), "%.63s may have VMs again", node);
+	snprintf(done, sizeof(done), "nothing is counted against %.63s any more: where it is online it may have VMs", node);
 	return cli_change(cli, "node.resume", NULL, json_pack("{s:s}", "node", node), done);
 }
 

@@ -90,6 +90,10 @@ static int apply_numbers(struct cli *cli, json_t *definition)
 			return err_prefix(&cli->err, "--%s", rules[i].option);
 		if (rules[i].span && number % 1000)
 			return err_set(&cli->err, ERR_INVALID, "--%s '%.32s': whole seconds", rules[i].option, text);
+		/* In a definition 0 stands for one that says nothing of restarts, and all the defaults would come back. */
+		if (!strcmp(rules[i].key, "restart_period_s") && !number)
+			return err_set(&cli->err, ERR_INVALID, "--%s '%.32s': at least %d s; --restart-max 0 allows no restart",
+				rules[i].option, text, RESTART_PERIOD_S_MIN);
 		if (rules[i].restart)
 			restart_defaults(policy_of(definition));
 		json_object_set_new(policy_of(definition), rules[i].key,

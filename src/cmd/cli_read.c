@@ -224,6 +224,8 @@ int run_node_show(struct cli *cli)
 		units_time(since, member_number(node, "since_ms")));
 	if (json_string_length(json_object_get(node, "reason")))
 		printf("          %s\n", member_text(node, "reason"));
+	if (!strcmp(state, "lost") || !strcmp(state, "dead"))
+		printf("          what follows is what it told while it was there\n");
 	if (is_quarantined(node))
 		printf("          quarantined until %s: no VM is placed there; 'watari node resume %s' ends it\n",
 			units_time(since, member_number(node, "quarantine_ms")), member_text(node, "name"));

@@ -18,9 +18,15 @@
 #include <assert.h>
 #include <string.h>
 
-static void node_say(struct step *step, struct node *node, const char *format, ...) PRINTF_LIKE(3, 4);
+/* Whether its machine is still in corosync's ring is all that is known of it. */
+static const char *left_how(const struct cluster *cluster, const struct node *node)
+{
+	if (node->fence.phase == FENCE_GRACE)
+		return "left the view; "; /* what follows says how */
+	return cluster->ring & node_bit(node->id) ? "left the view (its daemon is away); " : "left the view (token lost); ";
+}
 
-static void node_say(struct step *step, struct node *node, const char *format, ...)
+PRINTF_LIKE(3, 4) static void node_say(struct step *step, struct node *node, const char *format, ...)
 {
 	char text[REASON_BYTES];
 	va_list args;
@@ -29,7 +35,7 @@ static void node_say(struct step *step, struct node *node, const char *format, .
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	/* In the step that lost it, what came of it alone would not say so. */
-	reason_set(node->reason, "%s%s", node->fence.id == step->cluster->index ? "left the view; " : "", text);
+	reason_set(node->reason, "%s%s", node->fence.id == step->cluster->index ? left_how(step->cluster, node) : "", text);
 	step->out->nodes_changed |= node_bit(node->id);
 }
 
@@ -109,9 +115,7 @@ bool fence_waits_for_other_half(struct step *step)
 	return half;
 }
 
-static void hold(struct step *step, struct node *node, const char *format, ...) PRINTF_LIKE(3, 4);
-
-static void hold(struct step *step, struct node *node, const char *format, ...)
+PRINTF_LIKE(3, 4) static void hold(struct step *step, struct node *node, const char *format, ...)
 {
 	char text[REASON_BYTES];
 	va_list args;
@@ -183,7 +187,7 @@ static void run_level(struct step *step, struct node *node, uint32_t level)
 	node->fence.began_index = step->cluster->index;
 	bool yields = split_delay_ms(step->cluster, node);
 	node_say(step, node, "being fenced by %s with %s%s", cluster_node_name(step->cluster, node->fence.by), names,
-		yields ? ", which gives it a head start: its VMs weigh as much or more" : "");
+		yields ? ", which gives the other half a head start: its VMs weigh as much or more" : "");
 }
 
 static void doubt_say(struct step *step, struct node *node)
@@ -498,7 +502,10 @@ static void fence_failed(struct step *step, struct node *node)
 	}
 	reason_set(node->fence.text, "%s: %.180s", cluster_node_name(cluster, step->event->node), step->event->text);
 	if (next) {
+		char now[REASON_BYTES];
 		run_level(step, node, next);
+		reason_set(now, "%s", node->reason);
+		node_say(step, node, "failed: %.110s; now %.100s", node->fence.text, now);
 		return;
 	}
 	shift = node->fence.round < FENCE_RETRY_SHIFT_MAX ? node->fence.round : FENCE_RETRY_SHIFT_MAX;

@@ -368,5 +368,6 @@ void core_survival(const struct cluster *from, uint32_t quorum_needs, struct for
 	}
 	survival->exact = true;
 	survival->limit = FORECAST_LIMIT_QUORUM;
-	reason_set(survival->text, "%u members are here, %u are needed for quorum", sets.count, quorum_needs);
+	reason_set(survival->text, "%u members are here, %u %s needed for quorum", sets.count, quorum_needs,
+		quorum_needs == 1 ? "is" : "are");
 }

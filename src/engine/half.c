@@ -48,7 +48,7 @@ static void half_step(struct engine *engine, struct event *event)
 	memcpy(event->boot_id, engine->config.boot_id, sizeof(event->boot_id));
 	core_step(engine->half, event, engine->outcome);
 	snprintf(engine->out_reason, sizeof(engine->out_reason),
-		"%.48s left and is not proven off, so it may go on by itself (%.90s)", other->facts.name,
+		"%.48s left and is not proven off, so it may go on by itself (%.110s)", other->facts.name,
 		other->fence.text[0] ? other->fence.text : "it is being fenced");
 	/* Cut where it is too long; never in the middle of a sequence. */
 	size_t end = strlen(engine->out_reason);

@@ -165,11 +165,12 @@ int fence_device_check(const struct fence_device *device, struct err *err)
 	if (device->level < 1 || device->level > FENCE_LEVELS_MAX)
 		return err_set(err, ERR_INVALID, "level %u: allowed are 1 to %d", device->level, FENCE_LEVELS_MAX);
 	if (device->limit_ms < FENCE_LIMIT_MS_MIN || device->limit_ms > FENCE_LIMIT_MS_MAX)
-		return err_set(err, ERR_INVALID, "limit %u ms: allowed are %d to %d", device->limit_ms,
-			FENCE_LIMIT_MS_MIN, FENCE_LIMIT_MS_MAX);
+		return err_set(err, ERR_INVALID, "limit %u ms: allowed are %d to %d s", device->limit_ms,
+			FENCE_LIMIT_MS_MIN / 1000, FENCE_LIMIT_MS_MAX / 1000);
 	if (device->delay_ms > FENCE_DELAY_MS_MAX)
 		return err_set(
-			err, ERR_INVALID, "delay %u ms: at most %d is allowed", device->delay_ms, FENCE_DELAY_MS_MAX);
+			err, ERR_INVALID, "delay %u ms: at most %d s is allowed", device->delay_ms,
+			FENCE_DELAY_MS_MAX / 1000);
 	for (uint32_t i = 0; i < device->option_count; i++)
 		if (option_check(device, i, err) < 0)
 			return err_prefix(err, "fence device %s", device->name);

@@ -118,7 +118,7 @@ def test_a_policy_is_set_by_options_and_shown(shell):
     assert "owners    preferred: none; possible: n1, n3" in shell.ok("vm", "show", "web")
     for options, fact in ((("--possible", "n9"), "possible: no node 'n9'"), (("--failback", "now"), "needs a preferred owner"),
                           (("--preferred", "n2"), "a preferred owner must be a possible one"),
-                          (("--restart-max", "101"), "at most 100"), (("--preferred", "n1", "--failback", "7-7"), "two different hours")):
+                          (("--restart-max", "101"), "at most 100"), (("--restart-period", "0"), "at least 10 s; --restart-max 0"), (("--preferred", "n1", "--failback", "7-7"), "two different hours")):
         done = shell.run("vm", "edit", "web", *options)
         assert done.returncode and fact in done.stderr, done.stderr
 

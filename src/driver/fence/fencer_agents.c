@@ -279,7 +279,9 @@ static void after_metadata(struct order *order, const struct fence_call_end *end
 	assert(metadata);
 	order->err = (struct err){.code = ERR_NONE};
 	describe("metadata", end, note);
-	if (end->timed_out || end->status != 0)
+	if (end->timed_out)
+		err_set(&order->err, ERR_UNFIT, "%s: no answer within %u s: %s", agent, order->what.device.limit_ms / 1000, note);
+	else if (end->status != 0)
 		err_set(&order->err, ERR_UNFIT, "%s: %s", agent, note);
 	else if (end->out_cut)
 		err_set(&order->err, ERR_UNFIT, "%s: metadata: more than %d KiB", agent, METADATA_BYTES_MAX >> 10);
@@ -304,8 +306,13 @@ static void after_question(struct order *order, const struct fence_call_end *end
 		after_metadata(order, end);
 		return;
 	}
-	if (status_of(end) == FENCE_RESULT_FAILED)
-		describe("status", end, order->text);
+	char note[REASON_BYTES];
+
+	describe("status", end, note);
+	if (end->timed_out)
+		say(order, "no answer within %u s: %.180s", order->what.device.limit_ms / 1000, note);
+	else if (status_of(end) == FENCE_RESULT_FAILED)
+		say(order, "%s", note);
 	else
 		say(order, "status: %s", fence_result_name((int)status_of(end)));
 	answer(order, status_of(end));

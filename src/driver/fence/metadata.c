@@ -246,8 +246,8 @@ static int option_check(const struct fence_metadata *metadata, const struct fenc
 	for (uint32_t i = 0; i < metadata->parameter_count; i++)
 		if (fence_option_same(metadata->parameters[i].name, option->name))
 			return option->secret ? 0 : value_check(&metadata->parameters[i], option, err);
-	return err_set(err, ERR_INVALID, "%s has no option '%s' (%s -o metadata tells which it has)", device->agent,
-		option->name, device->agent);
+	return err_set(err, ERR_INVALID, "%s has no option '%s' ('watari fence agent %s' tells which it has)",
+		device->agent, option->name, device->agent);
 }
 
 int fence_metadata_check(const struct fence_metadata *metadata, const struct fence_device *device, struct err *err)
