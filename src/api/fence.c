@@ -288,19 +288,14 @@ void call_fence_off(struct api_call *call, const json_t *args)
 
 static struct event *node_event(struct api_call *call, const json_t *args, enum event_kind kind)
 {
-	const char *name = json_string_value(json_object_get(args, "node"));
-	const struct node *node = cluster_node_find(engine_cluster(call->api->engine), name);
-	struct err err;
+	int node = call_node(call, args, "node"); /* required, so not 0 */
 
-	if (!node) {
-		err_set(&err, ERR_NOT_FOUND, "no node '%s'", name);
-		call_fail_hint(call, &err, "'watari node list' shows all nodes");
+	if (node < 0)
 		return NULL;
-	}
 	call->event = calloc(1, sizeof(*call->event));
 	assert(call->event);
 	call->event->kind = kind;
-	call->event->target = node->id;
+	call->event->target = (uint32_t)node;
 	call->try_only = json_is_true(json_object_get(args, "dry_run"));
 	return call->event;
 }

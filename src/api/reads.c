@@ -70,16 +70,10 @@ void call_node_list(struct api_call *call, const json_t *args)
 
 void call_node_show(struct api_call *call, const json_t *args)
 {
-	const char *name = json_string_value(json_object_get(args, "node"));
-	const struct node *node = cluster_node_find(engine_cluster(call->api->engine), name);
-	struct err err;
+	int node = call_node(call, args, "node"); /* required, so not 0 */
 
-	if (!node) {
-		err_set(&err, ERR_NOT_FOUND, "no node '%s'", name);
-		call_fail_hint(call, &err, "'watari node list' shows all nodes");
-		return;
-	}
-	call_result(call, view_node(call->api, node));
+	if (node > 0)
+		call_result(call, view_node(call->api, cluster_node(engine_cluster(call->api->engine), (uint32_t)node)));
 }
 
 void call_vm_list(struct api_call *call, const json_t *args)
