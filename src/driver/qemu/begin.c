@@ -37,16 +37,11 @@ static void fail(struct instance *instance, const struct err *err)
 /* What the kernel could give now. The engine has looked at what is promised to VMs; this is what is really there. */
 static int check_memory(const struct vm_def *def, struct err *err)
 {
-	char line[128];
-	uint64_t available_kib = 0;
+	uint64_t available_mib = qemu_memory_mib("MemAvailable");
 
-	CLEANUP_FILE FILE *file = fopen("/proc/meminfo", "re");
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemAvailable: %" SCNu64, &available_kib) == 1)
-			break;
-	if (available_kib >> 10 < (uint64_t)def->memory_mib + MEMORY_MARGIN_MIB)
+	if (available_mib < (uint64_t)def->memory_mib + MEMORY_MARGIN_MIB)
 		return err_set(err, ERR_NO_ROOM, "this node has %" PRIu64 " MiB of memory left, '%s' needs %u MiB",
-			available_kib >> 10, def->name, def->memory_mib + MEMORY_MARGIN_MIB);
+			available_mib, def->name, def->memory_mib + MEMORY_MARGIN_MIB);
 	return 0;
 }
 

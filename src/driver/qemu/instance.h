@@ -180,6 +180,8 @@ struct qemu {
 /* qemu.c */
 void PRINTF_LIKE(2, 3) qemu_log(struct qemu *qemu, const char *format, ...);
 struct instance *qemu_instance(struct qemu *qemu, const char *vm);
+/* "MemTotal", "MemAvailable": as the kernel tells it, in MiB; 0: it does not. */
+uint64_t qemu_memory_mib(const char *what);
 bool qemu_postcopy_allowed(const struct qemu *qemu);
 /* Tells the engine: at once, or (within a call of the engine's) from the loop. */
 struct hv_event qemu_event(const struct instance *instance, enum hv_event_kind kind);

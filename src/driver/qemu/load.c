@@ -277,11 +277,9 @@ static void tell_progress(struct instance *instance, const json_t *progress)
 
 static void on_failed(struct instance *instance, const json_t *event)
 {
-	const char *code = json_string_value(json_object_get(event, "code"));
-	const char *text = json_string_value(json_object_get(event, "text"));
 	struct err err;
 
-	err_set(&err, err_from_name(code ? code : ""), "%.400s", text ? text : "watari-stream failed");
+	stream_failure(event, &err);
 	lost(instance, &err);
 }
 

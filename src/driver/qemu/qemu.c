@@ -319,14 +319,15 @@ static void op_purge(struct hypervisor *hypervisor, const char *vm, uint64_t kee
 
 /* Facts. */
 
-static uint64_t meminfo_mib(void)
+uint64_t qemu_memory_mib(const char *what)
 {
 	char line[128];
 	uint64_t kib = 0;
+	size_t size = strlen(what);
 
 	CLEANUP_FILE FILE *file = fopen("/proc/meminfo", "re");
 	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemTotal: %" SCNu64, &kib) == 1)
+		if (!strncmp(line, what, size) && sscanf(line + size, ": %" SCNu64, &kib) == 1)
 			break;
 	return kib >> 10;
 }
@@ -345,7 +346,7 @@ bool qemu_postcopy_allowed(const struct qemu *qemu)
 static int op_facts(struct hypervisor *hypervisor, struct node_facts *facts, struct err *err)
 {
 	const struct qemu *qemu = of(hypervisor);
-	uint64_t total = meminfo_mib();
+	uint64_t total = qemu_memory_mib("MemTotal");
 	uint64_t reserve = qemu->config.memory_reserve_mib;
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 

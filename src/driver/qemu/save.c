@@ -457,14 +457,12 @@ static void tell_progress(struct instance *instance, const json_t *progress)
 
 static void on_failed(struct instance *instance, const json_t *event)
 {
-	const char *code = json_string_value(json_object_get(event, "code"));
-	const char *text = json_string_value(json_object_get(event, "text"));
-	struct err err;
+	struct err said, err;
 
-	err_set(&err, err_from_name(code ? code : ""), "%.400s", text ? text : "watari-stream failed");
-	if (err.code == ERR_NO_SPACE)
-		err_set(&err, ERR_NO_SPACE, "'%s' is full (%.120s): make room there", instance->qemu->config.state_dir,
-			text ? text : "no space left");
+	stream_failure(event, &said);
+	err = said;
+	if (said.code == ERR_NO_SPACE)
+		err_set(&err, ERR_NO_SPACE, "'%s' is full (%.120s): make room there", instance->qemu->config.state_dir, said.text);
 	if (instance->copy.phase != COPY_CALL_OFF) {
 		call_off(instance, &err);
 		return;

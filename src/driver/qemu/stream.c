@@ -119,6 +119,14 @@ bool stream_is_orphan(const struct stream *stream, const char *name, const json_
 	return stream->found && !strcmp(name, "hello") && state && !strcmp(state, "waiting");
 }
 
+void stream_failure(const json_t *event, struct err *err)
+{
+	const char *code = json_string_value(json_object_get(event, "code"));
+	const char *text = json_string_value(json_object_get(event, "text"));
+
+	err_set(err, err_from_name(code ? code : ""), "%.400s", text ? text : "watari-stream failed");
+}
+
 int stream_take_qemu_fd(const struct stream *stream)
 {
 	return stream->process.pidfd < 0 ? -1 : pidfd_getfd(stream->process.pidfd, STREAM_FD_QEMU, 0);

@@ -38,6 +38,9 @@ struct stream *stream_find(struct loop *loop, int dir_fd, const struct stream_ca
 /* It was never told to start, and the daemon that was about to is dead: `event` is its hello. */
 bool stream_is_orphan(const struct stream *stream, const char *name, const json_t *event);
 
+/* Of its event "failed": what it says of itself. */
+void stream_failure(const json_t *event, struct err *err);
+
 /* A copy of the descriptor by which it is connected to QEMU, or -1. */
 int stream_take_qemu_fd(const struct stream *stream);
 
