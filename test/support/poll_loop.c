@@ -40,6 +40,7 @@ struct poll_loop {
 	pthread_mutex_t lock;
 	struct posted *posted;
 	int wake_fd;
+	bool still;
 	uint64_t skipped_ms;
 };
 
@@ -53,7 +54,9 @@ static uint64_t clock_ms(clockid_t clock)
 
 static uint64_t now_ms(struct loop *loop)
 {
-	return clock_ms(CLOCK_BOOTTIME) + ((struct poll_loop *)loop)->skipped_ms;
+	const struct poll_loop *self = (struct poll_loop *)loop;
+
+	return (self->still ? 0 : clock_ms(CLOCK_BOOTTIME)) + self->skipped_ms;
 }
 
 static uint64_t wall_ms(struct loop *loop)
@@ -151,6 +154,14 @@ struct loop *poll_loop_new(void)
 	self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert(self->wake_fd >= 0);
 	return &self->loop;
+}
+
+struct loop *poll_loop_new_still(void)
+{
+	struct loop *loop = poll_loop_new();
+
+	((struct poll_loop *)loop)->still = true;
+	return loop;
 }
 
 static void bury(struct poll_loop *self, bool all)

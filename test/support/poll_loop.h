@@ -5,6 +5,8 @@
 #include "port/loop.h"
 
 struct loop *poll_loop_new(void);
+/* The same, but its clock stands, and goes on by poll_loop_skip alone. */
+struct loop *poll_loop_new_still(void);
 void poll_loop_free(struct loop *loop);
 /* Runs what is due, and waits at most this long for more. */
 void poll_loop_once(struct loop *loop, int wait_ms);

@@ -3,9 +3,9 @@
  * agent and QEMU's monitor are the test's own sockets; time is the test's. */
 #include "driver/qemu/instance.h"
 #include "driver/qemu/sock.h"
+#include "support/poll_loop.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -15,26 +15,10 @@
 
 #include <cmocka.h>
 
-enum { SECONDS = 30, LOOK_MS = SECONDS * 1000 / 3, TIMERS_MAX = 16, IOS_MAX = 8 };
-
-struct loop_timer {
-	uint64_t due;
-	loop_timer_fn *fn;
-	void *ctx;
-};
-
-struct loop_io {
-	int fd;
-	uint32_t events;
-	loop_io_fn *fn;
-	void *ctx;
-};
+enum { SECONDS = 30, LOOK_MS = SECONDS * 1000 / 3 };
 
 struct world {
-	struct loop loop;
-	uint64_t now;
-	struct loop_timer timers[TIMERS_MAX];
-	struct loop_io ios[IOS_MAX];
+	struct loop *loop;
 	struct qemu qemu;
 	struct instance *instance;
 	char dir[32];
@@ -43,70 +27,6 @@ struct world {
 	const char *status;
 	uint32_t notes;
 };
-
-static struct world *of(struct loop *loop)
-{
-	return (struct world *)loop;
-}
-
-static uint64_t now_ms(struct loop *loop)
-{
-	return of(loop)->now;
-}
-
-static struct loop_timer *timer_set(struct loop *loop, uint64_t delay_ms, loop_timer_fn *fn, void *ctx)
-{
-	for (size_t i = 0; i < TIMERS_MAX; i++) {
-		struct loop_timer *timer = &of(loop)->timers[i];
-		if (timer->fn)
-			continue;
-		*timer = (struct loop_timer){of(loop)->now + delay_ms, fn, ctx};
-		return timer;
-	}
-	fail_msg("too many timers");
-	return NULL;
-}
-
-static void timer_cancel(struct loop *loop, struct loop_timer *timer)
-{
-	(void)loop;
-	if (timer)
-		timer->fn = NULL;
-}
-
-static struct loop_io *io_watch(struct loop *loop, int fd, uint32_t events, loop_io_fn *fn, void *ctx)
-{
-	for (size_t i = 0; i < IOS_MAX; i++) {
-		struct loop_io *io = &of(loop)->ios[i];
-		if (io->fn)
-			continue;
-		*io = (struct loop_io){fd, events, fn, ctx};
-		return io;
-	}
-	fail_msg("too many descriptors");
-	return NULL;
-}
-
-static void io_change(struct loop *loop, struct loop_io *io, uint32_t events)
-{
-	(void)loop;
-	io->events = events;
-}
-
-static void io_cancel(struct loop *loop, struct loop_io *io)
-{
-	(void)loop;
-	if (io)
-		io->fn = NULL;
-}
-
-static const struct loop_ops loop_ops = {.now_ms = now_ms,
-	.wall_ms = now_ms,
-	.timer_set = timer_set,
-	.timer_cancel = timer_cancel,
-	.io_watch = io_watch,
-	.io_change = io_change,
-	.io_cancel = io_cancel};
 
 static void say(int fd, const char *text)
 {
@@ -150,11 +70,7 @@ static void monitor_answers(struct world *w)
 static void settle(struct world *w)
 {
 	for (int round = 0; round < 40; round++) {
-		for (size_t i = 0; i < IOS_MAX; i++) {
-			struct pollfd fd = {.fd = w->ios[i].fn ? w->ios[i].fd : -1, .events = POLLIN};
-			if (poll(&fd, 1, 0) == 1)
-				w->ios[i].fn(w->ios[i].ctx, 1);
-		}
+		poll_loop_once(w->loop, 0);
 		monitor_answers(w);
 	}
 	for (int fd; (fd = accept4(w->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0;) {
@@ -166,14 +82,7 @@ static void settle(struct world *w)
 
 static void look(struct world *w)
 {
-	w->now += LOOK_MS;
-	for (size_t i = 0; i < TIMERS_MAX; i++) {
-		struct loop_timer timer = w->timers[i];
-		if (!timer.fn || timer.due > w->now)
-			continue;
-		w->timers[i].fn = NULL;
-		timer.fn(timer.ctx);
-	}
+	poll_loop_skip(w->loop, LOOK_MS);
 	settle(w);
 }
 
@@ -212,13 +121,13 @@ static int setup(void **state)
 
 	assert_non_null(w);
 	*state = w;
-	w->loop.ops = &loop_ops;
+	w->loop = poll_loop_new_still();
 	w->agent = -1;
 	w->frontend_open = true;
 	w->status = "running";
 	strcpy(w->dir, "/tmp/heartbeat.XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
-	w->qemu.loop = &w->loop;
+	w->qemu.loop = w->loop;
 	w->qemu.callbacks = (struct hv_callbacks){.ctx = w, .event = on_event};
 	w->instance = instance_new(&w->qemu, &def, HV_RUNNING);
 	w->instance->dir_fd = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -229,7 +138,7 @@ static int setup(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	w->monitor = pair[1];
 	w->instance->qmp = qmp_new(
-		&w->loop, pair[0], &(struct qmp_callbacks){.ready = ready, .event = qmp_event, .closed = closed});
+		w->loop, pair[0], &(struct qmp_callbacks){.ready = ready, .event = qmp_event, .closed = closed});
 	say(w->monitor, "{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n");
 	settle(w);
 	heartbeat_set(w->instance, SECONDS);
@@ -245,6 +154,7 @@ static int teardown(void **state)
 	unlinkat(w->instance->dir_fd, HEARTBEAT_SOCKET, 0);
 	unlinkat(w->instance->dir_fd, "instance.json", 0);
 	instance_free(w->instance);
+	poll_loop_free(w->loop);
 	assert_int_equal(rmdir(w->dir), 0);
 	close(w->listener);
 	close(w->monitor);
