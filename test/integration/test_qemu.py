@@ -47,9 +47,15 @@ def left_over(shell):
     """Of any VM: directories, helpers, children that were not reaped."""
     def children_of(pid):
         return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    def name_of(pid):
+        try:
+            return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+        except FileNotFoundError:
+            return ""  # reaped since: the next look does not see it
     children = children_of(shell.process.pid)
     # One is always there, which opens files; its own children are gone soon after their work.
-    files = [pid for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "watari-files\n"]
+    files = [pid for pid in children if name_of(pid) == "watari-files"]
     assert len(files) == 1, files
     wait_until(lambda: not children_of(files[0]), 10, "what opened files to be gone")
     children = [pid for pid in children if pid not in files]
