@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support/world.h"
 
+#include "support/forgetful_store.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -19,12 +21,11 @@ struct guest {
 
 struct machine {
 	struct group group;
-	struct store store;
+	struct forgetful_store store;
 	struct hypervisor hv;
 	struct fencer fencer;
 	struct world *world;
 	struct engine *engine;
-	uint64_t stored, durable, pledge;
 	bool in_group, cut, dark;
 	char fail_standby[REASON_BYTES];
 	struct guest guests[GUESTS_MAX];
@@ -128,64 +129,6 @@ static void leave(struct group *group)
 {
 	MACHINE(group, group)->in_group = false;
 	view_soon(MACHINE(group, group)->world);
-}
-
-/* Store. */
-
-static int store_load(struct store *store, const struct store_reader *reader, char uuid[UUID_BYTES], struct err *err)
-{
-	(void)store, (void)reader, (void)uuid, (void)err;
-	return 0;
-}
-
-static void store_append(struct store *store, const struct store_entry *entry)
-{
-	MACHINE(store, store)->stored = entry->index;
-}
-
-static void store_flush(struct store *store)
-{
-	struct machine *m = MACHINE(store, store);
-	struct store_callbacks callbacks = engine_store_callbacks(m->engine);
-
-	if (m->pledge)
-		callbacks.pledged(callbacks.ctx, m->pledge);
-	if (m->pledge || m->durable != m->stored)
-		callbacks.durable(callbacks.ctx, m->durable = m->stored);
-	m->pledge = 0;
-}
-
-static void store_dropped(struct store *store, uint64_t above, uint64_t last)
-{
-	(void)store, (void)above, (void)last;
-}
-
-static void store_pledge(struct store *store, uint64_t term)
-{
-	MACHINE(store, store)->pledge = term;
-}
-
-static void store_truncate(struct store *store, uint64_t index)
-{
-	MACHINE(store, store)->stored = index;
-}
-
-static void store_install(struct store *store, const struct store_snapshot *snapshot, const char *uuid, bool keep_log)
-{
-	(void)uuid, (void)keep_log;
-	if (snapshot->index > MACHINE(store, store)->stored)
-		MACHINE(store, store)->stored = snapshot->index;
-}
-
-static void store_note(struct store *store, const struct store_line *line)
-{
-	(void)store, (void)line;
-}
-
-static int store_lines(struct store *store, uint64_t below, const struct store_reader *reader, struct err *err)
-{
-	(void)store, (void)below, (void)reader, (void)err;
-	return 0;
 }
 
 /* Hypervisor. */
@@ -433,17 +376,6 @@ static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint6
 }
 
 static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join, .force = leave};
-static const struct store_ops store_ops = {
-	.load = store_load,
-	.append = store_append,
-	.flush = store_flush,
-	.truncate = store_truncate,
-	.install = store_install,
-	.pledge = store_pledge,
-	.dropped = store_dropped,
-	.note = store_note,
-	.lines = store_lines,
-};
 static const struct hypervisor_ops hv_ops = {
 	.inspect = hv_inspect,
 	.each = hv_each,
@@ -562,14 +494,14 @@ struct world *world_new(struct loop *loop)
 		snprintf(config.boot_id, sizeof(config.boot_id), "00000000-0000-4000-8000-0000000000b%u", id);
 		m->world = world;
 		m->group = (struct group){.ops = &group_ops, .node = id};
-		m->store.ops = &store_ops;
 		m->hv.ops = &hv_ops;
 		m->fencer.ops = &fencer_ops;
 		m->engine = engine_new(&config);
+		forgetful_store_init(&m->store, m->engine);
 	}
 	for (uint32_t id = 1; id <= WORLD_NODES; id++) {
 		struct machine *m = &world->machines[id];
-		struct engine_ports ports = {loop, &m->group, &m->store, &m->hv, .fencer = &m->fencer};
+		struct engine_ports ports = {loop, &m->group, &m->store.store, &m->hv, .fencer = &m->fencer};
 		if (engine_start(m->engine, &ports, &err) < 0)
 			assert(false);
 	}

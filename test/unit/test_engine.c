@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "support/forgetful_store.h"
 
 enum { NODES = 3, QUEUE_MAX = 4096, WALL_MS = 1000000 };
 #define UUID "00000000-0000-4000-8000-0000000000aa"
@@ -24,13 +25,11 @@ struct loop_timer {
 struct machine {
 	struct loop loop;
 	struct group group;
-	struct store store;
+	struct forgetful_store store;
 	struct hypervisor hv;
 	struct world *world;
 	struct engine *engine;
 	struct loop_timer *timers;
-	uint64_t stored, durable; /* last index */
-	uint64_t pledge;
 	struct hv_info web;
 	int starts, runs, kills;
 	int64_t skew_ms; /* of its wall clock */
@@ -123,62 +122,6 @@ static void join(struct group *group)
 static void leave(struct group *group)
 {
 	FROM(group, group)->in_group = false;
-}
-
-static int store_load(struct store *store, const struct store_reader *reader, char uuid[UUID_BYTES], struct err *err)
-{
-	(void)store, (void)reader, (void)uuid, (void)err;
-	return 0;
-}
-
-static void store_append(struct store *store, const struct store_entry *entry)
-{
-	FROM(store, store)->stored = entry->index;
-}
-
-static void store_flush(struct store *store)
-{
-	struct machine *m = FROM(store, store);
-	struct store_callbacks callbacks = engine_store_callbacks(m->engine);
-
-	if (m->pledge)
-		callbacks.pledged(callbacks.ctx, m->pledge);
-	if (m->pledge || m->durable != m->stored)
-		callbacks.durable(callbacks.ctx, m->durable = m->stored);
-	m->pledge = 0;
-}
-
-static void store_dropped(struct store *store, uint64_t above, uint64_t last)
-{
-	(void)store, (void)above, (void)last;
-}
-
-static void store_pledge(struct store *store, uint64_t term)
-{
-	FROM(store, store)->pledge = term;
-}
-
-static void store_truncate(struct store *store, uint64_t index)
-{
-	FROM(store, store)->stored = index;
-}
-
-static void store_install(struct store *store, const struct store_snapshot *snapshot, const char *uuid, bool keep)
-{
-	(void)uuid;
-	if (!keep)
-		FROM(store, store)->stored = snapshot->index;
-}
-
-static void store_note(struct store *store, const struct store_line *line)
-{
-	(void)store, (void)line;
-}
-
-static int store_lines(struct store *store, uint64_t below, const struct store_reader *reader, struct err *err)
-{
-	(void)store, (void)below, (void)reader, (void)err;
-	return 0;
 }
 
 static void hv_tell(struct machine *m, enum hv_event_kind kind, uint64_t epoch, uint64_t task)
@@ -279,9 +222,6 @@ static void hv_purge(struct hypervisor *hv, const char *vm, uint64_t keep, uint6
 
 static const struct loop_ops loop_ops = {.now_ms = now_ms, .wall_ms = wall_ms, .timer_set = timer_set, .timer_cancel = timer_cancel};
 static const struct group_ops group_ops = {.send = send_message, .leave = leave, .join = join, .force = leave};
-static const struct store_ops store_ops = {
-	.load = store_load, .append = store_append, .flush = store_flush, .truncate = store_truncate, .install = store_install,
-	.pledge = store_pledge, .dropped = store_dropped, .note = store_note, .lines = store_lines};
 static const struct hypervisor_ops hv_ops = {.inspect = hv_inspect, .each = hv_each, .facts = hv_facts, .start = hv_start,
 	.standby = hv_standby, .copy = hv_copy, .load = hv_load, .run = hv_run, .shutdown = hv_shutdown, .kill = hv_kill,
 	.purge = hv_purge};
@@ -331,13 +271,14 @@ static void cut(struct world *w, uint32_t id, bool away)
 static void boot(struct machine *m)
 {
 	struct engine_config config = {.incarnation = m->group.node};
-	struct engine_ports ports = {.loop = &m->loop, .group = &m->group, .store = &m->store, .hypervisor = &m->hv};
+	struct engine_ports ports = {.loop = &m->loop, .group = &m->group, .store = &m->store.store, .hypervisor = &m->hv};
 	struct err err;
 
 	strcpy(config.cluster_uuid, UUID);
 	snprintf(config.node_name, sizeof(config.node_name), "n%u", m->group.node);
 	snprintf(config.boot_id, sizeof(config.boot_id), "boot-%u", m->group.node);
 	m->engine = engine_new(&config);
+	forgetful_store_init(&m->store, m->engine);
 	assert_int_equal(engine_start(m->engine, &ports, &err), 0);
 }
 
@@ -348,7 +289,6 @@ static void boot_empty(struct machine *m, int64_t skew_ms)
 	engine_free(m->engine);
 	while (m->timers)
 		timer_cancel(&m->loop, m->timers);
-	m->stored = m->durable = m->pledge = 0;
 	m->skew_ms = skew_ms;
 	boot(m);
 }
@@ -362,7 +302,6 @@ static int setup(void **state)
 		m->world = w;
 		m->loop.ops = &loop_ops;
 		m->group = (struct group){.ops = &group_ops, .node = id};
-		m->store.ops = &store_ops;
 		m->hv.ops = &hv_ops;
 		boot(m);
 	}
