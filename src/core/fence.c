@@ -240,8 +240,9 @@ void fence_decide(struct step *step, struct node *node, bool force)
 			name);
 	} else if (!level) {
 		hold(step, node,
-			"no fence device%s for %s; its watchdog, its return or 'node confirm-off %s' is the proof",
-			cluster->fence_device_count ? " can be used" : " is configured", name, name);
+			"no fence device%s for %s; %sits return or 'node confirm-off %s' is the proof",
+			cluster->fence_device_count ? " can be used" : " is configured", name,
+			is_half(cluster) ? "" : "its watchdog, ", name);
 	} else if (again && node->fences >= FENCES_MAX && !force) {
 		hold(step, node, "fenced %u times within the hour; 'node fence %s --force' does it once more",
 			node->fences, name);
