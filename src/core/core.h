@@ -8,7 +8,8 @@
  * Promises (design §9), asserted after every step in release builds too: at most one node holds a duty under which a
  * VM's guest may run; a guest is given to another node only with proof that its copy is dead or sealed; a saved state
  * is consumed at most once, and only by an epoch that follows the one that wrote it without a run in between; every
- * change carries a reason. */
+ * change carries a reason.
+ * Must never: depend on anything that is neither in the cluster nor in the event. */
 #pragma once
 
 #include "model/cluster.h"
@@ -124,7 +125,8 @@ bool core_place_explain(
 /* The one saved-state directory of this VM that must be kept (a task number), or 0: all others may be deleted. */
 uint64_t core_state_kept(const struct cluster *cluster, uint32_t vm);
 
-/* Its node leaves the cluster by itself, and stays away while such a copy lives: only its end proves that of the copy. */
+/* The node is to leave the cluster by itself, and stays away while such a copy lives: one that does not die, whose end only
+ * the node's own end can prove. */
 bool core_must_leave(const struct cluster *cluster, uint32_t node);
 
 /* The member that cleans up after this VM: its owner, else the lowest member. */

@@ -3,7 +3,8 @@
  *
  * Promises: pure as the rest; what it says is what core_step decides on these events, so it cannot differ from what
  * happens, as long as every fence device works, every start succeeds and nothing else changes meanwhile. Bounded: a
- * few steps for each VM of the dead nodes. The caller keeps it off the loop that must answer in time. */
+ * few steps for each VM of the dead nodes. The caller keeps it off the loop that must answer in time.
+ * Must never: change the state that it is asked about, or decide by rules of its own. */
 #pragma once
 
 #include "core/core.h"
@@ -21,11 +22,11 @@ struct forecast_work {
 	uint32_t orders;
 };
 
-/* The members in `failed` die. until_placed: only as far as it is known who has a place. */
+/* The members in `failed` (bits id - 1) die. until_placed: only as far as it is known who has a place. */
 void core_forecast(
 	const struct cluster *from, uint64_t failed, bool until_placed, struct forecast_work *work, struct forecast *forecast);
 
-/* How many may die at once, any of them. quorum_needs: members without which nothing goes on. Looks at all sets of one, two …
+/* How many may die at once, any of them. quorum_needs: with fewer members nothing goes on. Looks at all sets of one, two …
  * nodes, as many as a bounded number of steps allows. */
 void core_survival(const struct cluster *from, uint32_t quorum_needs, struct forecast_work *work,
 	struct forecast *scratch, struct forecast_survival *survival);

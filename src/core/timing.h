@@ -3,7 +3,10 @@
  *
  * A move that goes wrong as late as it can: asked at 0 s, the target's checks hang until PREPARE_LIMIT (60 s): the guest
  * runs on at the source, nothing had stopped. Or: sealed at t, the target's load hangs until t + LOAD_LIMIT (30 s): the
- * guest, stopped since t, runs on at the source right after. So LOAD_LIMIT is the longest outage that a failed load costs. */
+ * guest, stopped since t, runs on at the source right after. So LOAD_LIMIT is the longest outage that a failed load costs.
+ *
+ * Promises: what must be longer than what else is asserted at the end, when this is compiled. Must never: be configured: all
+ * nodes decide by the same numbers. What differs (token, watchdog) is told in facts and comes in as an argument. */
 #pragma once
 
 #include <stdint.h>

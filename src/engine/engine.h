@@ -2,8 +2,14 @@
  * The engine: turns what the ports tell into events, gets them committed, feeds them to the core, and makes this
  * machine agree with the core's duties. The only place where the core meets the ports.
  *
- * Its parts: log.c (order, sync and commit: design §4), reconcile.c (duties against what runs), service.c (requests,
- * watchers), and history.c (the audit trail). It runs unchanged in the daemon and in the simulator.
+ * Its parts:
+ *	sync.c, transfer.c, fork.c	a view comes to one history; half.c: two nodes that were cut apart
+ *	log.c				order and commit (design §4); history.c: the audit trail
+ *	reconcile.c, sweep.c		duties against what runs, and against what lies on the storage
+ *	fence.c, ask.c			fence devices: as the core orders, and as a person asks
+ *	lease.c, selffence.c		that this node is not lost to the others, and its end if it is
+ *	service.c, forecast.c		requests, watchers, what would happen
+ * It runs unchanged in the daemon and in the simulator.
  *
  * Promises: acts on committed events only, and only while its view is quorate and synced; loses no report (a lost one
  * is derived again from duty and machine); any message from a peer is survived.
@@ -43,7 +49,7 @@ struct engine_ports {
 	struct fencer *fencer; /* NULL: this node switches nobody off */
 };
 
-/* Takes a copy of config. The callbacks of the three ports are to be given to the drivers when they are made. */
+/* Takes a copy of config. The callbacks of the ports are to be given to the drivers when they are made. */
 struct engine *engine_new(const struct engine_config *config);
 struct group_callbacks engine_group_callbacks(struct engine *engine);
 struct store_callbacks engine_store_callbacks(struct engine *engine);
@@ -63,7 +69,8 @@ void engine_leave(struct engine *engine, void (*left)(void *ctx), void *ctx);
 void engine_set_watchdog(struct engine *engine, struct watchdog *watchdog, uint32_t timeout_ms);
 const struct watchdog *engine_watchdog(const struct engine *engine);
 
-/* Never ends a guest; an armed watchdog goes on. Takes NULL. */
+/* When hypervisor, store and group call it no more; the fencer and the loop must still be there, for what it has under way is
+ * cancelled. Never ends a guest; an armed watchdog goes on. Takes NULL. */
 void engine_free(struct engine *engine);
 
 /* For the checkers: what this node has committed, and whether it acts. */

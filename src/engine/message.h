@@ -3,7 +3,8 @@
  *
  * Hostile until parsed: message_parse takes any bytes. Every message carries the cluster's uuid and the protocol's
  * version; unknown header fields are skipped, so that versions N and N+1 can talk. What must not be skipped, the sender says by
- * `needs`: whoever does not know that protocol leaves the view (decision 0031). */
+ * `needs`: whoever does not know that protocol leaves the view (decision 0031).
+ * Promises: what message_parse has taken is within the bytes that came. Must never: be answered when it was not taken. */
 #pragma once
 
 #include "model/event.h"
@@ -13,7 +14,7 @@ enum { MESSAGE_PROTOCOL = 1, MESSAGE_CHUNK_BYTES = 128 * 1024 };
 #define MESSAGE_KINDS(X)                                                                                               \
 	X(MESSAGE_NONE, "none")                                                                                        \
 	X(MESSAGE_BEGIN, "begin")	 /* lowest member: a sync begins, under this nonce */                           \
-	X(MESSAGE_STATE, "state")	 /* what I have: log_term, index, applied, digest */                            \
+	X(MESSAGE_STATE, "state")	 /* what I have: term, index, applied, digest … */                              \
 	X(MESSAGE_SNAPSHOT, "snapshot")	 /* best member: a piece of its applied state */                               \
 	X(MESSAGE_ENTRY, "entry")	 /* best member: an entry behind its applied state */                          \
 	X(MESSAGE_END, "end")		 /* best member: that was all */                                               \
