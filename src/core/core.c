@@ -110,6 +110,7 @@ static void view_forked(struct step *step, struct node *node, const struct membe
 	char what[64] = "its decisions";
 
 	step->out->nodes_changed |= node_bit(node->id);
+	step->cluster->droppers |= node_bit(node->id);
 	if (boot->fork_index && boot->fork_index >= boot->committed) {
 		reason_set(node->reason,
 			"ALARM: its state was not that of the others after the same %llu events, and it takes theirs: its memory "
@@ -232,6 +233,7 @@ static void node_report_step(struct step *step)
 		}
 	}
 	node->facts = event->facts;
+	cluster->droppers &= ~node_bit(node->id);
 	reason_set(why, "%s", rebooted ? "joined after a reboot" : known ? "joined, same boot as before" : "joined");
 	node_touch(step, node, NODE_ONLINE, why);
 	step->reword = true;

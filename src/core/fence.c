@@ -46,8 +46,11 @@ static void fence_phase_set(struct step *step, struct node *node, enum fence_pha
 	step->out->nodes_changed |= node_bit(node->id);
 }
 
+/* Or may run what a history that it dropped gave to it. */
 static bool owns_any(const struct cluster *cluster, uint32_t node)
 {
+	if (cluster->droppers & node_bit(node))
+		return true;
 	for (uint32_t i = 0; i < cluster->vm_count; i++)
 		if (cluster->vms[i].def.uuid[0] && cluster->vms[i].owner == node)
 			return true;
@@ -336,6 +339,7 @@ void fence_node_dies(struct step *step, struct node *node)
 	node->fence.look = false;
 	node->fence.proven_ms = cluster->now_ms;
 	node->state = NODE_DEAD;
+	cluster->droppers &= ~node_bit(node->id);
 	node->since_ms = cluster->now_ms;
 	node_say(step, node, "%s", node->fence.text);
 	reason_set(why, "%s is dead: %s", cluster_node_name(cluster, node->id), node->fence.text);

@@ -133,6 +133,13 @@ static bool unfit(char *text, const char *format, ...)
 	return false;
 }
 
+/* What ran in a history that is forgotten runs in no log: nobody but its node can say that it has ended. */
+static bool dropper_holds(const struct cluster *cluster, char *text)
+{
+	return unfit(text, "%s dropped a history of its own, and has not said yet that what it started in it has ended",
+		cluster_node_name(cluster, (uint32_t)__builtin_ctzll(cluster->droppers) + 1));
+}
+
 /* The administrator's rules, and watari's own about nodes and VMs that make trouble. */
 static bool rules_fit(
 	const struct cluster *cluster, struct core_plan *plan, const struct vm *vm, uint32_t node, char *text)
@@ -158,6 +165,8 @@ bool place_fits(const struct cluster *cluster, struct core_plan *plan, const str
 	uint32_t from = memory_from(vm);
 
 	place_count(cluster, plan);
+	if (cluster->droppers)
+		return dropper_holds(cluster, text);
 	if (!node_usable(cluster, node))
 		return unfit(text, "%s is %s", name, node_state_name((int)cluster_node(cluster, node)->state));
 	if (!rules_fit(cluster, plan, vm, node, text))
@@ -271,6 +280,10 @@ static void explain_all(const struct cluster *cluster, struct core_plan *plan, c
 	char why[REASON_BYTES];
 
 	text[0] = 0;
+	if (cluster->droppers) {
+		dropper_holds(cluster, text);
+		return;
+	}
 	for (uint32_t node = 1; node <= NODES_MAX; node++)
 		if (cluster_node(cluster, node)->id && !(except & node_bit(node)) &&
 			!place_may(cluster, plan, vm, node, why))

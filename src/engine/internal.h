@@ -357,6 +357,12 @@ bool half_refuses(const struct engine *engine, const struct event *request, stru
 /* False: `reply` is the answer. True: the request, changed, is to be queued: it is answered when this half goes on. */
 bool half_submit(struct engine *engine, struct event *request, struct engine_reply *reply);
 
+/* copies.c. Of VMs that the cluster does not have, deleted while this node was away: ends them. */
+void copies_end_unknown(struct engine *engine);
+/* Ends copies that a history gave to this node which it has dropped since (decision 0030), and says whether any is left. Nothing is
+ * started anywhere before this node has reported, and then none may be. */
+bool copies_of_dropped(struct engine *engine);
+
 /* sweep.c */
 /* Of one VM. */
 void sweep_vm(struct engine *engine, uint32_t vm);

@@ -376,32 +376,6 @@ void reconcile_run(struct engine *engine)
 	sweep_deleted(engine);
 }
 
-struct unknown {
-	struct engine *engine;
-	uint32_t count;
-	char uuids[16][UUID_BYTES];
-};
-
-static void find_unknown(void *ctx, const char *vm, const struct hv_info *info)
-{
-	struct unknown *unknown = ctx;
-
-	if (info->state != HV_STOPPING && unknown->count < ARRAY_SIZE(unknown->uuids) &&
-		!engine_vm(unknown->engine, vm))
-		snprintf(unknown->uuids[unknown->count++], UUID_BYTES, "%s", vm);
-}
-
-/* Copies of VMs that the cluster does not have: deleted while this node was away. They may not run on. */
-static void end_unknown(struct engine *engine)
-{
-	struct hypervisor *hv = engine->ports.hypervisor;
-	struct unknown unknown = {.engine = engine};
-
-	hv->ops->each(hv, find_unknown, &unknown);
-	for (uint32_t i = 0; i < unknown.count; i++)
-		hv->ops->kill(hv, unknown.uuids[i]);
-}
-
 /* The node's own facts, until the log shows them. */
 static void report_facts(struct engine *engine)
 {
@@ -410,7 +384,8 @@ static void report_facts(struct engine *engine)
 	struct event *event;
 	struct err err;
 
-	if (engine->sync != SYNC_DONE || (engine->facts_sent_ms && now < engine->facts_sent_ms + REPORT_AGAIN_MS))
+	if (engine->sync != SYNC_DONE || (engine->facts_sent_ms && now < engine->facts_sent_ms + REPORT_AGAIN_MS) ||
+		copies_of_dropped(engine))
 		return;
 	engine->facts_sent_ms = now;
 	struct node_facts facts = {.protocol = MESSAGE_PROTOCOL};
@@ -491,7 +466,7 @@ static void look_again(void *ctx)
 	}
 	if (engine_acts(engine)) {
 		fence_look(engine);
-		end_unknown(engine);
+		copies_end_unknown(engine);
 		if (core_must_leave(engine->cluster, engine->ports.group->node)) {
 			/* Where the others had no quorum without it, it is back as if it had not been away; its QEMU may be
 			 * dead since, which is to be told. */

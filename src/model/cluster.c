@@ -198,6 +198,7 @@ static const struct field cluster_fields[] = {
 	SCHEMA_U64(12, cluster, policy_ms),
 	SCHEMA_LIST(13, cluster, deleted, deleted_count, &deleted_vm_schema),
 	SCHEMA_LIST(14, cluster, views, view_count, &view_mark_schema),
+	SCHEMA_U64(15, cluster, droppers),
 };
 SCHEMA_DEFINE(cluster_schema, cluster, cluster_fields);
 

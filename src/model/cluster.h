@@ -301,6 +301,7 @@ struct cluster {
 	uint64_t members; /* of the view, bit id - 1 */
 	uint64_t policy_ms; /* when core/policy.c wants a tick; 0: never */
 	uint64_t ring;	  /* nodes whose corosync the view's sender saw, with a daemon or without */
+	uint64_t droppers; /* dropped a history of their own, and have not said that what they ran in it has ended (decision 0030) */
 	uint32_t view_count; /* the newest views, oldest first: two histories with the same ones are one history */
 	struct view_mark views[VIEWS_MAX];
 	uint32_t node_count; /* always NODES_MAX in memory; the table's length */

@@ -169,6 +169,9 @@ const char *check_run_end(struct sim *sim, const struct cluster *cluster)
 			continue;
 		if (vm->state == VM_FAILED || (vm->state == VM_OFF && !has_room(sim, cluster, vm)))
 			continue;
+		/* B18: suspects are started one at a time on a node, and each is for minutes. */
+		if (vm->state == VM_OFF && vm->killed && !check_has_place(sim, cluster, vm, cluster->members))
+			continue;
 		if (vm->state == VM_SAVED && vm->want == WANT_SAVED) /* no node could restore it: a person's to decide */
 			continue;
 		snprintf(text, sizeof(text), "I6: %s should run and was forgotten, it is %s: %s", vm->def.name,
