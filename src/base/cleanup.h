@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Release on scope exit. Declare where you acquire; hand ownership on with STEAL(). Every helper takes NULL or -1. */
+ * Release on scope exit. Declare where you acquire; hand ownership on with STEAL(). Every helper takes NULL or -1.
+ * Promises: what is declared so is released once, on every way out of its scope. Must never: stand on what is borrowed. */
 #pragma once
 
 #include <stdio.h>

@@ -3,7 +3,9 @@
  *
  * A failing world returns -1 and fills a struct err that lives on the caller's stack; nobody logs below the caller.
  * Each code maps, in one table (err.c), to a name, an HTTP status and an exit status of Pacemaker's crm_exit_t, so
- * that the CLI, the API and the console never disagree. A bug is an assert, never an err. */
+ * that the CLI, the API and the console never disagree. A bug is an assert, never an err.
+ * Promises: whatever went wrong, *err holds a code and a text for a person. Must never: decide what the callee does (it is an
+ * output, and NULL where nobody asks); hold a secret. */
 #pragma once
 
 #include "base/cleanup.h"
@@ -52,7 +54,7 @@ const struct err_info *err_info(enum err_code code);
 /* Its name alone, as a schema wants it. */
 const char *err_name(int code);
 
-/* The code with this API name, or ERR_SYSTEM. */
+/* The code with this API name (not NULL), or ERR_SYSTEM. */
 enum err_code err_from_name(const char *name);
 
 /* Sets *err (which may be NULL) and returns -1, so that a failure is one statement. Truncates a long text. */
@@ -63,5 +65,5 @@ int err_set(struct err *err, enum err_code code, const char *format, ...) PRINTF
  * ERR_SYSTEM. */
 int err_errno(struct err *err, int errno_value, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* Puts "CONTEXT: " in front of what *err says already. Returns -1. */
+/* Puts "CONTEXT: " in front of what *err (which may be NULL) says already, and keeps its code. Returns -1. */
 int err_prefix(struct err *err, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -3,6 +3,7 @@
  *
  * jansson does the parsing (design §10); this file adds what it lacks: a limit on size and depth before a byte is
  * parsed, no duplicate keys, no NaN, errors that name the path ("disks[0].path: too long").
+ * Promises: any bytes are survived.
  * Must never: accept a key that the table does not know from a person (a typo would be silently ignored). */
 #pragma once
 

@@ -36,18 +36,19 @@ struct spawn {
 
 struct process {
 	pid_t pid;
-	int pidfd;
+	int pidfd; /* the caller's to close; it becomes readable when the process has ended */
 	uint64_t starttime; /* clock ticks since boot, /proc/PID/stat field 22: for people and logs */
 };
 
-/* A failure of exec itself is told on the child's stderr and by its death. */
+/* Fills *process. -1: there is no child. A failure of exec itself is told on the child's stderr and by its death. */
 int process_spawn(const struct spawn *spawn, struct process *process, struct err *err);
 
 /* Opens the lock file `name` in the directory, creating it. Returns the descriptor, locked, or -1: ERR_BUSY while the
  * process that holds it lives. */
 int process_lock(int dir_fd, const char *name, struct err *err);
 
-/* Finds the process that holds the lock file. 1: it lives, *process is filled. 0: there is none. */
+/* Finds the process that holds the lock file. 1: it lives, *process is filled. 0: there is none. -1: it is not known;
+ * ERR_BUSY: one holds it that has not told its number yet, and will in a moment. */
 int process_find(int dir_fd, const char *name, struct process *process, struct err *err);
 
 /* A pidfd for a process of which only the number is known. The caller must prove afterwards that it is still the one.
@@ -60,12 +61,13 @@ bool process_dead(const struct process *process, char how[static 80]);
 /* The same, with the exit status; -1 where a signal ended it, or where it was not ours. */
 bool process_ended(const struct process *process, int *status, char how[static 80]);
 
+/* SIGKILL, also to one that has ended already. */
 void process_kill(const struct process *process);
 
 /* To it and to what it started, except what made itself a session of its own. Only while process_dead and process_ended
  * have not said that it is dead: until then, also when it has ended, its number cannot be another's. */
 void process_signal_group(const struct process *process, int signo);
 
-/* A descriptor of the process whose link in /proc begins with `prefix` ("/memfd:memory-backend-memfd", "pipe:[123]"),
+/* -1, or the caller's: a descriptor of the process whose link in /proc begins with `prefix` ("/memfd:memory-backend-memfd", "pipe:[123]"),
  * opened anew with these flags. */
 int process_open_fd(const struct process *process, const char *prefix, int flags, struct err *err);

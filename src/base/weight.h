@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-/* A descriptor of a process's group for weight_set, or -1. pid 0: our own; to be opened before a process makes itself
+/* A descriptor of a process's group for weight_set, the caller's to close, or -1. pid 0: our own; to be opened before a process makes itself
  * undumpable, later it may not any more. */
 int weight_open(pid_t pid);
 

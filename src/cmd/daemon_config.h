@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * watarid.conf(5): read at start and at a reload, refused whole where anything in it is wrong (a daemon that guesses is worse than
- * one that says which line to mend). */
+ * one that says which line to mend).
+ * Promises: what was read is whole, within its limits, and names no key that is not known. Must never: hold a secret. */
 #pragma once
 
 #include "base/err.h"

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A guest whose disks cannot be reached where it runs: paused by QEMU, or waiting for an answer that does not come.
  *
- *	reached ──owner: LOST──▶ lost ──ASK──▶ a node is asked ──it does──▶ sure? ──CONFIRM──▶ ended ──GONE──▶ OFF,
- *placed ▲                      │  ▲            │ no, or no answer                             (SIGKILL)      elsewhere
+ *	reached ──owner: LOST──▶ lost ──ASK──▶ a node is asked ──it does──▶ sure? ──CONFIRM──▶ ended ──GONE──▶ OFF, placed
+ *	   ▲                      │  ▲            │ no, or no answer                             (SIGKILL)      elsewhere
  *	   │                      │  └── AGAIN ◀──┴─▶ the next node …
  *	   └──owner: OK───────────┴── (any time before it is ended)
  *
  * Rules: nothing is ended unless another node, on which the VM would be started, has said that it reaches the disks:
- *storage that is away for all lets all guests wait. Paused is no proof: what QEMU holds is written when it is let run,
- *or while it ends. The proof is its death, told by its node. A node that did not reach the disks is not tried again for
- *a while. The timeline is in timing.h. */
+ * storage that is away for all lets all guests wait. Paused is no proof: what QEMU holds is written when it is let run,
+ * or while it ends. The proof is its death, told by its node. A node that did not reach the disks is not tried again for
+ * a while. The timeline is in timing.h. */
 #include "core/internal.h"
 #include "core/timing.h"
 

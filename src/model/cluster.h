@@ -3,6 +3,7 @@
  *
  * Only core_step changes it (src/core), always by a committed event; everything else reads. The same struct is the
  * snapshot that a joining node takes, what the API shows, and what the simulator's checkers compare.
+ * Must never: hold what one node alone knows.
  *
  * A VM's life (VM_STATES; the table of allowed moves is in core/vm_state.c):
  *

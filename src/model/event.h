@@ -3,7 +3,9 @@
  *
  * Requests come from an administrator and may be refused; reports come from the node that saw a thing happen and are
  * ignored when they are about an old incarnation (node, boot id, epoch, task). Flat on purpose: unused fields are zero
- * and cost nothing on the wire. */
+ * and cost nothing on the wire.
+ * Promises: plain data; whatever is in it, core_step survives it. Must never: give a kind or a field another meaning, since
+ * members of two versions decide by the same events. */
 #pragma once
 
 #include "model/cluster.h"

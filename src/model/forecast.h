@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What would become of the VMs if nodes died now: the result of core/forecast.c, plain data. */
+ * What would become of the VMs if nodes died now: the result of core/forecast.c.
+ * Promises: plain data, about the state from which it was made. Must never: be part of the state, or of a decision. */
 #pragma once
 
 #include "model/cluster.h"

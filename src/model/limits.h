@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Fixed capacities (design §3). Arrays in the model have these sizes; nothing grows at run time. */
+ * Fixed capacities (design §3). Arrays in the model have these sizes; nothing grows at run time.
+ * Must never: become smaller. What an older version has stored or sends would be refused. */
 #pragma once
 
 #include <stdint.h>

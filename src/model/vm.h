@@ -79,8 +79,8 @@ const char *guest_agent_name(int agent);
 /* A name of a VM or a node: 1–63 of a-z A-Z 0-9 . _ -, beginning with a letter or a digit. */
 bool name_ok(const char *name);
 
-/* Fills what is left open: ids, slots, machine type, CPU model, vcpus 1, the restart budget. Never touches what is set. The uuid and the
- * MACs need randomness and are the caller's (api). */
+/* Fills what is left open: ids, slots, machine type, CPU model, vcpus 1, the restart budget. Never touches what is set. The
+ * uuid and the MACs need randomness and are the caller's (api). */
 void vm_def_pin(struct vm_def *def);
 
 /* As watari writes them: lower case. */

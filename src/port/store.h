@@ -4,8 +4,8 @@
  * Writes are queued and made durable by store_flush, many by one fsync, off the loop's thread; `durable` tells how far.
  * Promises: after `durable(index)` all entries up to index survive kill -9 and power loss; entries are contiguous; what
  * store_load returns was durable or is a clean prefix of what was queued. What is queued between two calls of flush
- * becomes durable at once or not at all (one transaction), so that a truncate and what replaces it cannot be torn. A store that is damaged, or of a newer schema,
- * is refused with the reason, never half read.
+ * becomes durable at once or not at all (one transaction), so that a truncate and what replaces it cannot be torn. A store
+ * that is damaged, or of a newer schema, is refused with the reason, never half read.
  * Must never: block the loop on the disk; reorder; forget that a write failed (the first failure is final: `failed`). */
 #pragma once
 

@@ -5,7 +5,8 @@
  *	when VM=STATE[/PHASE] COMMAND		as soon as any node has committed that
  *	when nX=STATE[/FENCE-PHASE] COMMAND	the same of a node
  *	when VM@NODE=STATE COMMAND		as soon as the VM's QEMU on that node is in that state (starting,
- *running, copying, stopped, sealed, preparing, standby, loading, loaded, absent)
+ *						running, copying, stopped, sealed, preparing, standby, loading,
+ *						loaded, absent)
  *	when running=N COMMAND			as soon as exactly so many guests execute
  *	expect …				now; see expects below
  *	end MS					the trace ends here

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Whole reads and writes at an offset, the two clocks, and a thread's place behind the guest. */
+ * Whole reads and writes at an offset, the two clocks, and a thread's place behind the guest.
+ * Promises: all of it, or -1 and the reason. Must never: make durable; that is a call of its own (sync_task.h). */
 #pragma once
 
 #include "base/err.h"

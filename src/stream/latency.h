@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * How long something took, many times: count, mean, maximum and percentiles in bounded memory. One thread notes, any may
- * read. */
+ * read. Must never: be decided on; a reader may find a count that its buckets have not yet. */
 #pragma once
 
 #include <stdatomic.h>

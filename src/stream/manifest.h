@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The last file of a saved state: what the others must be like, and the daemon's facts about the guest.
  *
- *	{"facts": {…}, "format": 1, "state": {…}, "sum": "16 hex digits"}	sum: XXH3 of the same object without
- *"sum", keys sorted, no white space
+ *	{"facts": {…}, "format": 1, "state": {…}, "sum": "16 hex digits"}
+ *
+ * sum: XXH3 of the same object without "sum", keys sorted, no white space.
  *
  * "hot" in "state" is the list of hot.h; a state may be without it, and who does not know it passes over it.
  * The sum finds torn and rotten files; numbers are checked against each other as well, since whoever can write the

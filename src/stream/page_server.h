@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Plays a state towards a waiting QEMU over one socket, and answers its requests for pages.
  *
- *	post-copy	header, open return path, advise | ram's sections from `device` | discard of the whole main block
- *| packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest by push_order | ram's end,
- *end of file | ... QEMU's final word
+ *	post-copy	header, open return path, advise | ram's sections from `device` | discard of the whole main block |
+ *			packaged {listen, the devices, ping, run} | pages: requested ones first, then the rest by
+ *			push_order | ram's end, end of file | ... QEMU's final word
  *	eager		header, open return path | ram's sections from `device` | all pages | ram's end, the tail
  *
  * The order, and why each piece is needed, is QEMU's docs/devel/migration/postcopy.rst and migration/savevm.c (7.2).
- *The discard before listen is not optional there: without one QEMU's state machine falls back and deadlocks. The ping
- *is answered when all of the package before it was loaded. Zero pages are not sent but on request: QEMU's memory is
- *empty after the discard (or new), and what is still missing when it ends is zero. A page is sent at most once: QEMU
- *takes a second copy for an error.
+ * The discard before listen is not optional there: without one QEMU's state machine falls back and deadlocks. The ping
+ * is answered when all of the package before it was loaded. Zero pages are not sent but on request: QEMU's memory is
+ * empty after the discard (or new), and what is still missing when it ends is zero. A page is sent at most once: QEMU
+ * takes a second copy for an error.
  *
  * One thread does all of it and never waits but in poll: what the socket holds ahead of a requested page is bounded by
  * its send buffer (SERVER_SEND_BUFFER) and one part of SERVER_PART_PAGES; what is not in the page cache is read by

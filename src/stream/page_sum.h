@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One body, compiled three times (meson.build): the vector width of XXH3 is chosen when it is compiled. */
+ * One body, compiled three times (meson.build): the vector width of XXH3 is chosen when it is compiled.
+ * page.c picks one by the processor. Must never: differ in their sums. */
 #pragma once
 
 #include "stream/page.h"

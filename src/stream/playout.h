@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The bytes of a migration stream, put together: what page_server sends. Pure: state in, bytes out. */
+ * The bytes of a migration stream, put together: what page_server sends. Pure: state in, bytes out.
+ * Must never: be given a page that was not compared with its sum. */
 #pragma once
 
 #include "stream/state.h"

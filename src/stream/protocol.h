@@ -2,9 +2,9 @@
  * How the daemon speaks to watari-stream: the helper that writes a guest's state into a directory (save), plays it
  * towards a waiting QEMU (load), or only looks whether it is whole (check). One process a task and side.
  *
- * Promises: it opens no path but the fixed names below, inside the directory it was given (and /proc/self/autogroup); it lives on when the daemon
- * dies, and tells a new daemon everything that happened so far; `sealed` is said only when every byte is durable;
- * `loaded` only when QEMU has said that it took the device state; `filled` only when QEMU has said that it has all.
+ * Promises: it opens no path but the fixed names below, inside the directory it was given (and /proc/self/autogroup);
+ * it lives on when the daemon dies, and tells a new daemon everything that happened so far; `sealed` is said only when
+ * every byte is durable; `loaded` only when QEMU has said that it took the device state; `filled` only when QEMU has said that it has all.
  * Must never: send a page that does not match its checksum; delete or change a state that it loads.
  *
  * Descriptors, inherited (all others are closed at the start; stderr takes one last line if it dies):
@@ -21,9 +21,9 @@
  * higher priority (setpriority STREAM_NICE before the user is changed): what it does while the guest
  * stands still, and the answers to a guest that waits for a page, then go ahead of other work on a busy host. Threads
  * that copy or push while the guest runs step back to 0 by themselves. Between sessions their weight counts
- * (base/weight.h): give it STREAM_NICE when the guest stands still; the load gives it back when the guest runs. The pipe of a save is enlarged
- * to 1 MiB by the helper itself; close the daemon's own copy of its read end, or a dead helper is never noticed by
- *QEMU.
+ * (base/weight.h): give it STREAM_NICE when the guest stands still; the load gives it back when the guest runs. The
+ * pipe of a save is enlarged to 1 MiB by the helper itself; close the daemon's own copy of its read end, or QEMU never
+ * notices a dead helper.
  *
  * Control channel: lines of JSON, one object each, at most STREAM_LINE_MAX bytes. One client at a time; a new one
  * replaces the old one. Each client first gets `hello`, then every milestone so far again (marked "replay": true) and
@@ -33,15 +33,16 @@
  *
  * Commands (member "cmd"):
  *	{"cmd": "start", ...}	once; see below. A second one is refused
- *	{"cmd": "ready", "ram_bytes": N}	load, before `start`: takes the memory that the load will need, so that it need not
- *be taken while the guest stands still. Worth it for a helper that stands by; never needed
+ *	{"cmd": "ready", "ram_bytes": N}
+ *				load, before `start`: takes the memory that the load will need, so that it need not be taken
+ *				while the guest stands still. Worth it for a helper that stands by; never needed
  *	{"cmd": "status"}	answered with a `progress` line at once (before the start: with `hello`)
  *	{"cmd": "cancel"}	save: ends with `failed` (code "cancelled"), files removed, unless it is sealed already,
- *when the answer is `sealed` again. load: the same until `loaded`; later refused, see give-up
+ *				when the answer is `sealed` again. load: the same until `loaded`; later refused, see give-up
  *	{"cmd": "give-up"}	load: closes the connection to QEMU whatever is missing. The guest, if it ran, then
- *waits for ever for its missing pages: only before QEMU is killed. Ends with `failed`
+ *				waits for ever for its missing pages: only before QEMU is killed. Ends with `failed`
  *	{"cmd": "trim"}		save, after `sealed`: gives back the room that was reserved and not used (the state is
- *kept for long). Answered with `trimmed`. Not needed for a state that is loaded at once
+ *				kept for long). Answered with `trimmed`. Not needed for a state that is loaded at once
  *	{"cmd": "quit"}		after the last milestone: exit now. Without it the helper stays an hour, then exits
  * A command that cannot be taken is answered with {"event": "refused", "cmd": ..., "code": ..., "text": ...}.
  *
@@ -68,8 +69,8 @@
  *		`sealed`	manifest durable; "figures": struct stream_figures by name, "facts"
  *	load	`validated`	the state is whole as far as asked; "facts", "ram_bytes", "used_bytes", "device_bytes"
  *		`loaded`	QEMU has loaded the device state. Post-copy: it was told to run as well, which with -S
- *turns its status from inmigrate to paused in its main loop. `cont` is right from here on: in inmigrate QEMU notes it
- *and starts the guest by itself. "filling": true in post-copy
+ *				turns its status from inmigrate to paused in its main loop. `cont` is right from here on: in
+ *				inmigrate QEMU notes it and starts the guest by itself. "filling": true in post-copy
  *		`stalled`	a page cannot be read; "text" says why; reading is tried again: before `loaded` a few
  *				times (a wrong sum 0.4 s, other errors 9 s), then `failed`; after it for ever
  *		`resumed`	reading works again
@@ -77,9 +78,12 @@
  *				"hot" (page numbers: to be handed to the start of the next save)
  *	check	`checked`	as validated
  *	all	`failed`	"code" (struct err's), "text"; save: files are removed ("removed": true), QEMU sees a
- *broken pipe, the guest runs on. "after_loaded": true: the guest lacks pages, state must be kept save	`trimmed`
- *"bytes" given back Not a milestone: `hello`		"protocol", "verb", "pid", "state": waiting | working | done |
- *failed `progress`	at most 5 a second. save: "bytes" (stream), "pages", "zero_pages", "pass", "pass_pages",
+ *				broken pipe, the guest runs on. "after_loaded": true: the guest lacks pages, the state must
+ *				be kept
+ *	save	`trimmed`	"bytes" given back
+ * Not a milestone:
+ *		`hello`		"protocol", "verb", "pid", "state": waiting | working | done | failed
+ *		`progress`	at most 5 a second. save: "bytes" (stream), "pages", "zero_pages", "pass", "pass_pages",
  *				"last_pass_pages", "dirty_pages_per_s" (as seen by pass length), "ram_bytes" (written),
  *				"backlog_bytes" (read, not yet written). load: "phase" (validating | sending | filling |
  *				finishing), "pages", "pages_total", "requests", "request_us_avg", "request_us_max",
@@ -87,7 +91,7 @@
  *
  * What a driver must keep in mind:
  * - After `streamed`, and until `sealed` or `failed`, the guest must stay stopped: with repair its memory is being
- *read. To let it run after all, send cancel and wait for `failed` or `sealed` first; a sealed state is then void.
+ *   read. To let it run after all, send cancel and wait for `failed` or `sealed` first; a sealed state is then void.
  * - `failed` with code "corrupt" or "unfit" before `loaded`: nothing that counts was sent; QEMU's standby is used up.
  * - A dead helper: before `sealed` its files are litter (no manifest); while filling the guest waits for pages; start
  *   QEMU anew from the same state only where the log says that the guest never ran. */

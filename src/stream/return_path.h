@@ -3,7 +3,7 @@
  * data.
  *
  * A push parser like stream_parse: it consumes whole messages and believes none of them; whether a block or an address
- * exists is the caller's to check. */
+ * exists is the caller's to check. Must never: allocate, or keep a pointer into what it was fed. */
 #pragma once
 
 #include "base/err.h"

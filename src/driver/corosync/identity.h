@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Who corosync's configuration says that we are, read once at the start. */
+ * Who corosync's configuration says that we are: read at the start, and again with each new connection.
+ * Promises: all of it, or nothing. Must never: be asked on the loop once the daemon runs, since corosync may hang; accept a
+ * network between the nodes that is not encrypted. */
 #pragma once
 
 #include "base/err.h"

@@ -3,7 +3,8 @@
  *
  * What it has to say goes into `out`, in order, and is read on the loop. Each connection has a generation; when the
  * loop gives up on one (it left the group, or corosync hangs) it raises the number, and what the old one still says
- * counts no more. */
+ * counts no more.
+ * Promises: the news of one generation in the order in which corosync gave it. Must never: call anything of the loop's. */
 #pragma once
 
 #include "driver/corosync/corosync.h"

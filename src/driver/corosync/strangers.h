@@ -2,7 +2,7 @@
  * Other clusters of ours in the same corosync: two of them given one network and one key.
  *
  * The process group bears the cluster's uuid, so that they neither hear nor see each other; whoever waits for members
- * that never come is to be told why. */
+ * that never come is to be told why. Must never: decide anything; what it finds is for words alone. */
 #pragma once
 
 #include "model/limits.h"

@@ -25,7 +25,9 @@
  *
  * Quorum and expected votes may change while the ring stays, and such news has no place in the total order. Their loss
  * is told at once. Anything else is told at a marker: the member that sees it multicasts one, and every member tells a
- * view where the marker is delivered, so that what follows belongs to the new view on all of them. */
+ * view where the marker is delivered, so that what follows belongs to the new view on all of them.
+ *
+ * Must never: tell a quorate view whose members are of one ring and whose quorum is of another. */
 #pragma once
 
 #include "port/group.h"

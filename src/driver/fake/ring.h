@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Inside of the simulated group: nodes, their queues, and the rings that they form. Only group_fake.c and ring.c. */
+ * Inside of the simulated group: nodes, their queues, and the rings that they form. Only group_fake.c, ring.c, votes.c and witness.c. */
 #pragma once
 
 #include "driver/fake/group_fake.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * port/watchdog.h on virtual time: a timer in a simulated machine. It outlives the daemon, as a real one does.
  *
- * Promises: as the port. */
+ * Promises: as the port. Must never: be stopped by the daemon's end. */
 #pragma once
 
 #include "driver/fake/timeline.h"

@@ -3,7 +3,8 @@
  *
  * An agent is a file in one directory that the node's configuration names; it must belong to root and be writable by
  * nobody else. Its status says 0 for on, 2 for off; everything else is a failure.
- * Promises: all of port/fencer.h. The agents end with the daemon. */
+ * Promises: all of port/fencer.h. The agents end with the daemon. Must never: run a file that somebody else than root could
+ * have written; put an option, secret or not, into an argument list. */
 #pragma once
 
 #include "port/fencer.h"

@@ -5,7 +5,8 @@
  * A device is taken only when it keeps running after this process has died (WDIOF_MAGICCLOSE) and can be stopped by it
  * (not nowayout), and when WDIOC_GETTIMEOUT reads back the time that was set. The socket's protocol: "arm MS\n" is
  * answered "armed MS\n"; "feed\n" by nothing; "disarm\n" by "disarmed\n"; a connection that ends without it leaves the
- * timer running. */
+ * timer running.
+ * Promises: those of port/watchdog.h. Must never: believe a device about the time without reading it back. */
 #pragma once
 
 #include "port/watchdog.h"

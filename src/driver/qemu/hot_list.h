@@ -3,7 +3,8 @@
  * fill to its next save. What is in it is watari-stream's, who checks it; here it is an array of bounded size.
  *
  * It lives as long as this QEMU: a guest that was booted anew has another memory. Lost, it costs the next move some
- * tens of ms and nothing else, so no failure of it is one of the move's. */
+ * tens of ms and nothing else, so no failure of it is one of the move's. Must never: fail aloud, or be given to another QEMU's
+ * guest. */
 #pragma once
 
 #include "base/json.h"

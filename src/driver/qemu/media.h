@@ -26,7 +26,7 @@ void media_init(struct media *media);
 void media_fini(struct media *media);
 
 /* running_elsewhere: the VM's guest may hold the image's lock on this machine (a standby), so it is not looked at.
- * The error names the disk, the fact and what to do. */
+ * The error names the disk, the fact and what to do; what was opened before it stays in *media, for media_fini. */
 int media_open(const struct vm_def *def, bool running_elsewhere, struct media *media, struct err *err);
 
 /* What the first bytes of a qcow2 image say, hostile: 0 if QEMU may open it by itself alone. */

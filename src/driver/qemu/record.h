@@ -2,7 +2,9 @@
  * instance.json: what the daemon writes down of an instance before it acts, to know it again after kill -9.
  *
  * Written to a new file and renamed, so that it is whole or absent. Not fsynced: the run directory and the processes die
- * with the machine together. */
+ * with the machine together.
+ * Promises: what was written is read back equal, also by a newer daemon. Must never: be taken for what is; whether a process
+ * lives is told by its lock. */
 #pragma once
 
 #include "model/cluster.h"
@@ -46,5 +48,7 @@ struct record {
 };
 extern const struct schema record_schema;
 
+/* In the instance's directory. */
 int record_write(int dir_fd, const struct record *record, struct err *err);
+/* ERR_NOT_FOUND: there is none. ERR_INVALID and others: it cannot be used, and *record is undefined. */
 int record_read(int dir_fd, struct record *record, struct err *err);

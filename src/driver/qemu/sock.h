@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Unix sockets by a name inside an open directory, however long the directory's path is. */
+ * Unix sockets by a name inside an open directory, however long the directory's path is.
+ * Promises: a descriptor that is the caller's, or -1. Must never: be reached by another user between its birth and its mode. */
 #pragma once
 
 #include "base/err.h"

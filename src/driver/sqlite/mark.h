@@ -5,7 +5,7 @@
  * SQLite ends a write-ahead log at the first frame whose checksum does not hold; a flipped bit there would silently
  * take acknowledged entries away. The mark is written after each commit, without an fsync: power loss may leave an
  * older one, never one that is ahead of the database. Where the log gets shorter on purpose it is cleared durably
- * before. Promises: torn or flipped marks are found (ERR_CORRUPT). */
+ * before. Promises: torn or flipped marks are found (ERR_CORRUPT). Must never: be ahead of what is durable. */
 #pragma once
 
 #include "base/err.h"
@@ -18,7 +18,7 @@ struct mark {
 	uint64_t pledge; /* term; 0: none is known */
 };
 
-/* Opens or makes it; *fd is the caller's. */
+/* Opens or makes it; *fd is the caller's. Fills *mark; all zero where it is new. */
 int mark_open(const char *path, int *fd, struct mark *mark, struct err *err);
 int mark_write(int fd, const struct mark *mark, struct err *err);
 /* Durable when it returns. */
