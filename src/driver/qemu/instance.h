@@ -162,6 +162,7 @@ struct qemu {
 	struct loop *loop;
 	struct hv_callbacks callbacks;
 	struct job_pool *jobs;
+	struct job_pool *looks; /* of storage.c: those that hang take no place from work on states */
 	struct worker *own_worker; /* NULL: the caller gave one */
 	int vm_dir_fd, log_dir_fd, lock_fd;
 	bool kvm;
@@ -171,9 +172,6 @@ struct qemu {
 	struct loop_timer *events_timer, *log_timer;
 	bool log_trim_running;
 	struct storage_watch *watches;
-	char *reach_binary;
-	struct reach *reaches;
-	uint32_t reach_count;
 	struct loop_timer *watch_timer;
 };
 

@@ -499,18 +499,6 @@ static char *copy(const char *text)
 	return own;
 }
 
-/* Another program of ours, beside the one that was named. */
-static char *beside(const char *path, const char *name)
-{
-	const char *slash = strrchr(path, '/');
-	char *own;
-
-	if (asprintf(&own, "%.*s/%s", slash ? (int)(slash - path) : 1, slash ? path : ".", name) < 0)
-		own = NULL;
-	assert(own);
-	return own;
-}
-
 static void take_config(struct qemu *qemu, const struct qemu_config *config)
 {
 	qemu->config = *config;
@@ -518,7 +506,6 @@ static void take_config(struct qemu *qemu, const struct qemu_config *config)
 	qemu->config.node_name = copy(config->node_name);
 	qemu->config.qemu_binary = copy(config->qemu_binary ? config->qemu_binary : "/usr/bin/qemu-system-x86_64");
 	qemu->config.stream_binary = copy(config->stream_binary);
-	qemu->reach_binary = beside(config->stream_binary, "watari-reach");
 	qemu->config.run_dir = copy(config->run_dir);
 	qemu->config.state_dir = copy(config->state_dir);
 	qemu->config.log_dir = copy(config->log_dir);
@@ -558,8 +545,11 @@ struct hypervisor *qemu_new(const struct qemu_config *config, struct loop *loop,
 	qemu->kvm = !config->no_kvm && kvm_works();
 	if (!config->worker)
 		qemu->own_worker = worker_new(err);
-	if (config->worker || qemu->own_worker)
-		qemu->jobs = job_pool_new(loop, config->worker ? config->worker : qemu->own_worker);
+	struct worker *worker = config->worker ? config->worker : qemu->own_worker;
+	if (worker) {
+		qemu->jobs = job_pool_new(loop, worker);
+		qemu->looks = job_pool_new(loop, worker);
+	}
 	if (!qemu->jobs || open_dirs(qemu, err) < 0 || probe_version(qemu, err) < 0 || adopt_all(qemu, err) < 0) {
 		qemu_free(&qemu->hypervisor);
 		return NULL;
@@ -589,7 +579,6 @@ void qemu_free(struct hypervisor *hypervisor)
 	cleanup_fd_(&qemu->vm_dir_fd);
 	cleanup_fd_(&qemu->log_dir_fd);
 	cleanup_fd_(&qemu->lock_fd);
-	free(qemu->reach_binary);
 	const char *texts[] = {qemu->config.cluster_uuid, qemu->config.node_name, qemu->config.qemu_binary,
 		qemu->config.stream_binary, qemu->config.run_dir, qemu->config.state_dir, qemu->config.log_dir};
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)

@@ -35,7 +35,7 @@ struct qemu_config {
 	const char *cluster_uuid;
 	const char *node_name;
 	const char *qemu_binary;   /* absolute; NULL: /usr/bin/qemu-system-x86_64 */
-	const char *stream_binary; /* absolute: watari-stream; watari-reach lies beside it */
+	const char *stream_binary; /* absolute: watari-stream */
 	const char *run_dir;	   /* /run/watari; must be this node's alone */
 	const char *state_dir;	   /* on shared storage, the same on every node */
 	const char *log_dir;

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Whether the disks of the guests are reached from here. That a path fails QEMU says, by pausing the guest. That it
- * hangs nobody says: so each directory that holds a running guest's disk is read from, every few seconds, one small
- * block, by a process of its own (watari-reach). What hangs in the kernel can be neither ended nor waited for, and a
- * thread of ours that did would keep the daemon from ending. A directory has one such process at a time, for as long as
- * it hangs.
+ * hangs nobody says: so of each directory that holds a running guest's disk one small block is read, every few seconds, by
+ * a process of its own (job.h), of which a directory has one at a time, for as long as it hangs.
  *
  * A full storage is not lost: it is full for all. Nor is a path that is not there any more: files that are open go on.
  */
@@ -14,26 +12,28 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 
-enum { WATCH_MS = 5000, WATCH_LIMIT_MS = 5000, PROBE_LIMIT_MS = 8000, REACHES_MAX = 64 };
+enum { WATCH_MS = 5000, WATCH_LIMIT_MS = 5000, PROBE_LIMIT_MS = 8000 };
 
-/* One such process, from its start until it is dead. */
-struct reach {
-	struct reach *next;
+struct look {
+	struct job job;
 	struct qemu *qemu;
-	struct process process;
-	struct loop_io *death;
-	struct loop_timer *limit; /* NULL: its time was up, nobody waits for it */
-	char dir[PATH_BYTES];	  /* of a watch; empty: */
-	char vm[UUID_BYTES];	  /* of a probe */
+	struct storage_watch *watch; /* NULL: of a probe */
+	char vm[UUID_BYTES];	     /* of a probe */
+	uint32_t count;
+	struct {
+		bool write;
+		char path[PATH_BYTES];
+	} files[VM_DISKS_MAX];
+	int error; /* the first errno */
 };
 
 struct storage_watch {
 	struct storage_watch *next;
 	char dir[PATH_BYTES];
 	bool seen;  /* in this round: a running guest has a disk in it */
-	bool hangs; /* the last look has taken too long, and is not back */
+	bool out;   /* a look is under way, */
+	bool hangs; /* takes too long, and is not back */
 };
 
 static void dir_of(const char *path, char dir[static PATH_BYTES])
@@ -86,113 +86,86 @@ static void judge(struct qemu *qemu)
 			storage_set(at, hangs(at), "the storage of its disks does not answer");
 }
 
-/* ---- the processes */
+/* ---- a look */
 
-static bool is_out(const struct qemu *qemu, const char *dir)
+/* Must never write, or take a lock. */
+static int reach(const char *path, bool write)
 {
-	for (const struct reach *reach = qemu->reaches; reach; reach = reach->next)
-		if (!strcmp(reach->dir, dir))
-			return true;
-	return false;
+	/* O_DIRECT, past the cache, wants aligned memory. O_NONBLOCK: a path that names a FIFO must not hang. */
+	static _Alignas(4096) uint8_t block[4096];
+	int flags = (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	CLEANUP_FD int fd = open(path, flags | O_DIRECT);
+
+	if (fd < 0 && errno == EINVAL)
+		fd = open(path, flags);
+	return fd < 0 || pread(fd, block, sizeof(block), 0) < 0 ? errno : 0;
 }
 
-/* error: an errno; ETIMEDOUT where no answer came. */
-static void answered(struct reach *reach, int error)
+/* In the process. */
+static void look_work(struct job *job)
 {
-	struct qemu *qemu = reach->qemu;
-	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = reach->vm};
+	struct look *look = (struct look *)job;
 
-	for (struct storage_watch *watch = qemu->watches; watch && reach->dir[0]; watch = watch->next)
-		if (!strcmp(watch->dir, reach->dir))
-			watch->hangs = error == ETIMEDOUT;
-	if (reach->dir[0]) {
-		judge(qemu);
-		return;
-	}
-	if (error == ETIMEDOUT)
+	for (uint32_t i = 0; i < look->count && !look->error; i++)
+		look->error = reach(look->files[i].path, look->files[i].write);
+}
+
+static void watch_done(struct job *job, const struct err *err)
+{
+	struct look *look = (struct look *)job;
+
+	look->watch->hangs = err && err->code == ERR_TIMEOUT;
+	if (err && !look->watch->hangs)
+		qemu_log(look->qemu, "storage: not looked at: %s", err->text);
+	judge(look->qemu);
+}
+
+/* One that comes back late says only that it is back. */
+static void watch_end(struct job *job)
+{
+	struct look *look = (struct look *)job;
+
+	look->watch->out = look->watch->hangs = false;
+	judge(look->qemu);
+	free(look);
+}
+
+static void probe_done(struct job *job, const struct err *err)
+{
+	struct look *look = (struct look *)job;
+	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = look->vm};
+
+	if (err && err->code == ERR_TIMEOUT)
 		err_set(&event.err, ERR_TIMEOUT, "the storage of its disks does not answer");
-	else if (error)
-		err_errno(&event.err, error, "its disks cannot be opened and read");
-	qemu_tell(qemu, &event);
+	else if (err)
+		event.err = *err;
+	else if (look->error)
+		err_errno(&event.err, look->error, "its disks cannot be opened and read");
+	qemu_tell(look->qemu, &event);
 }
 
-static void reach_free(struct reach *reach)
+static void probe_end(struct job *job)
 {
-	struct reach **at = &reach->qemu->reaches;
-
-	while (*at != reach)
-		at = &(*at)->next;
-	*at = reach->next;
-	reach->qemu->reach_count--;
-	loop_timer_cancel(reach->qemu->loop, reach->limit);
-	loop_io_cancel(reach->qemu->loop, reach->death);
-	cleanup_fd_(&reach->process.pidfd);
-	free(reach);
+	free(job);
 }
 
-static void on_reach_death(void *ctx, uint32_t events)
+static struct look *look_new(struct qemu *qemu)
 {
-	struct reach *reach = ctx;
-	char how[80];
-	int status;
+	struct look *look = calloc(1, sizeof(*look));
 
-	(void)events;
-	if (!process_ended(&reach->process, &status, how))
-		return;
-	struct loop_timer *limit = STEAL(reach->limit);
-	loop_timer_cancel(reach->qemu->loop, limit);
-	/* One that comes back late says only that it is back. */
-	if (limit || reach->dir[0])
-		answered(reach, status < 0 ? EIO : status);
-	reach_free(reach);
+	assert(look);
+	look->job = (struct job){.work = look_work, .size = sizeof(*look)};
+	look->qemu = qemu;
+	return look;
 }
 
-static void on_reach_limit(void *ctx)
+static void look_add(struct look *look, const struct vm_disk *disk, bool write)
 {
-	struct reach *reach = ctx;
-
-	/* Not killed: where that works while the storage hangs, its end would say nothing any more. */
-	reach->limit = NULL;
-	answered(reach, ETIMEDOUT);
+	look->files[look->count].write = write;
+	memcpy(look->files[look->count++].path, disk->path, sizeof(disk->path));
 }
 
-/* False: none could be started. */
-static bool reach_begin(struct reach *reach, const char *const *argv, uint64_t limit_ms)
-{
-	struct qemu *qemu = reach->qemu;
-	CLEANUP_FD int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	struct spawn spawn = {.binary = argv[0],
-		.argv = argv,
-		.lock_fd = -1,
-		.fd_count = 3,
-		.fds = {{null, 0}, {null, 1}, {null, 2}}};
-	struct err err;
-
-	if (qemu->reach_count >= REACHES_MAX || process_spawn(&spawn, &reach->process, &err) < 0) {
-		qemu_log(qemu, "storage: no process to look at it: %s",
-			qemu->reach_count >= REACHES_MAX ? "too many hang" : err.text);
-		free(reach);
-		return false;
-	}
-	reach->next = qemu->reaches;
-	qemu->reaches = reach;
-	qemu->reach_count++;
-	reach->death = loop_io_watch(qemu->loop, reach->process.pidfd, EPOLLIN, on_reach_death, reach);
-	reach->limit = loop_timer_set(qemu->loop, limit_ms, on_reach_limit, reach);
-	return true;
-}
-
-static struct reach *reach_new(struct qemu *qemu)
-{
-	struct reach *reach = calloc(1, sizeof(*reach));
-
-	assert(reach);
-	reach->qemu = qemu;
-	reach->process.pidfd = -1;
-	return reach;
-}
-
-/* ---- looks */
+/* ---- looks at what runs here */
 
 static struct storage_watch *watch_of(struct qemu *qemu, const char *dir)
 {
@@ -212,23 +185,23 @@ static struct storage_watch *watch_of(struct qemu *qemu, const char *dir)
 
 static void look_at_disk(struct qemu *qemu, const struct vm_disk *disk)
 {
-	char dir[PATH_BYTES], word[PATH_BYTES + 2];
-	const char *argv[] = {qemu->reach_binary, word, NULL};
+	char dir[PATH_BYTES];
 	struct storage_watch *watch;
 
 	if (disk->kind != DISK_SHARED)
 		return;
 	dir_of(disk->path, dir);
 	watch = watch_of(qemu, dir);
-	if (watch->seen || is_out(qemu, dir)) {
-		watch->seen = true;
-		return;
-	}
 	watch->seen = true;
-	snprintf(word, sizeof(word), "r:%s", disk->path);
-	struct reach *reach = reach_new(qemu);
-	memcpy(reach->dir, dir, sizeof(reach->dir));
-	reach_begin(reach, argv, WATCH_LIMIT_MS);
+	if (watch->out)
+		return;
+	watch->out = true;
+	struct look *look = look_new(qemu);
+	look->watch = watch;
+	look->job.done = watch_done;
+	look->job.destroy = watch_end;
+	look_add(look, disk, false);
+	job_start(qemu->looks, &look->job, WATCH_LIMIT_MS);
 }
 
 static void on_watch(void *ctx)
@@ -242,7 +215,7 @@ static void on_watch(void *ctx)
 		for (uint32_t i = 0; at->state == HV_RUNNING && i < at->record.def.disk_count; i++)
 			look_at_disk(qemu, &at->record.def.disks[i]);
 	for (struct storage_watch **at = &qemu->watches, *watch; (watch = *at);) {
-		if (watch->seen || is_out(qemu, watch->dir)) {
+		if (watch->seen || watch->out) {
 			at = &watch->next;
 			continue;
 		}
@@ -260,10 +233,7 @@ void storage_begin(struct qemu *qemu)
 void storage_fini(struct qemu *qemu)
 {
 	loop_timer_cancel(qemu->loop, STEAL(qemu->watch_timer));
-	while (qemu->reaches) {
-		process_kill(&qemu->reaches->process);
-		reach_free(qemu->reaches);
-	}
+	job_pool_free(STEAL(qemu->looks));
 	for (struct storage_watch *watch = qemu->watches, *next; watch; watch = next) {
 		next = watch->next;
 		free(watch);
@@ -273,25 +243,14 @@ void storage_fini(struct qemu *qemu)
 
 /* ---- the disks of a VM that runs elsewhere */
 
-static void tell_no_process(struct qemu *qemu, const char *vm)
-{
-	struct hv_event event = {.kind = HV_EVENT_PROBED, .vm = vm};
-
-	err_set(&event.err, ERR_BUSY, "%d looks at storage hang already, or no process could be had", REACHES_MAX);
-	qemu_tell_later(qemu, &event);
-}
-
 void storage_probe(struct qemu *qemu, const struct vm_def *def)
 {
-	char words[VM_DISKS_MAX][PATH_BYTES + 2];
-	const char *argv[VM_DISKS_MAX + 2] = {qemu->reach_binary};
-	struct reach *reach = reach_new(qemu);
+	struct look *look = look_new(qemu);
 
-	for (uint32_t i = 0; i < def->disk_count; i++) {
-		snprintf(words[i], sizeof(words[i]), "%c:%s", def->disks[i].read_only ? 'r' : 'w', def->disks[i].path);
-		argv[i + 1] = words[i];
-	}
-	memcpy(reach->vm, def->uuid, sizeof(reach->vm));
-	if (!reach_begin(reach, argv, PROBE_LIMIT_MS))
-		tell_no_process(qemu, def->uuid);
+	look->job.done = probe_done;
+	look->job.destroy = probe_end;
+	for (uint32_t i = 0; i < def->disk_count; i++)
+		look_add(look, &def->disks[i], !def->disks[i].read_only);
+	memcpy(look->vm, def->uuid, sizeof(look->vm));
+	job_start(qemu->looks, &look->job, PROBE_LIMIT_MS);
 }
