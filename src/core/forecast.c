@@ -238,6 +238,22 @@ static void conclude(struct forecast_work *work, struct forecast *forecast, bool
 	}
 }
 
+/* All that are here die: who could start anything, or say that they are dead? */
+static void nobody_left(struct forecast *forecast)
+{
+	for (uint32_t i = 0; i < forecast->count; i++) {
+		forecast->vms[i].end = FORECAST_WAITS;
+		forecast->vms[i].limit = FORECAST_LIMIT_QUORUM;
+		forecast->down += forecast->vms[i].should_run;
+		reason_set(forecast->vms[i].text, "no node is left");
+	}
+	for (uint32_t id = 1; id <= NODES_MAX; id++)
+		if (forecast->failed & node_bit(id))
+			reason_set(forecast->proof[id - 1], "no node is left that could prove it");
+	if (forecast->down)
+		forecast->limit = FORECAST_LIMIT_QUORUM;
+}
+
 void core_forecast(
 	const struct cluster *from, uint64_t failed, bool until_placed, struct forecast_work *work, struct forecast *forecast)
 {
@@ -252,8 +268,10 @@ void core_forecast(
 	forecast->limit = FORECAST_LIMIT_NONE;
 	memset(forecast->proof, 0, sizeof(forecast->proof));
 	list_vms(from, work, forecast);
-	if (!left)
+	if (!left) {
+		nobody_left(forecast);
 		return;
+	}
 	struct event *event = event_new(work, EVENT_VIEW, lowest(left));
 	event->members = left;
 	event->ring = from->ring & ~failed;
@@ -368,6 +386,6 @@ void core_survival(const struct cluster *from, uint32_t quorum_needs, struct for
 	}
 	survival->exact = true;
 	survival->limit = FORECAST_LIMIT_QUORUM;
-	reason_set(survival->text, "%u members are here, %u %s needed for quorum", sets.count, quorum_needs,
-		quorum_needs == 1 ? "is" : "are");
+	reason_set(survival->text, "%u member%s here, %u %s needed for quorum", sets.count,
+		sets.count == 1 ? " is" : "s are", quorum_needs, quorum_needs == 1 ? "is" : "are");
 }

@@ -22,6 +22,18 @@ const struct cluster *engine_cluster(const struct engine *engine)
 	return engine->cluster;
 }
 
+/* "n2, n3": those that are known, and are in the view, or are not. */
+static void names_of(const struct engine *engine, bool here, char *text, size_t size)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (uint32_t id = 1; id <= NODES_MAX && used + NAME_BYTES + 8 < size; id++)
+		if (cluster_node(engine->cluster, id)->id && here == !!(engine->view.members & node_bit(id)))
+			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "",
+				cluster_node_name(engine->cluster, id));
+}
+
 void engine_get_status(const struct engine *engine, struct engine_status *status)
 {
 	*status = (struct engine_status){
@@ -45,9 +57,12 @@ void engine_get_status(const struct engine *engine, struct engine_status *status
 			"watari node confirm-off %.63s --yes %.63s",
 			other, other, other);
 	} else if (!engine->view.quorate && engine->view.members && !engine->view.stranger[0]) {
+		char gone[160];
+		names_of(engine, false, gone, sizeof(gone));
 		snprintf(status->hint, sizeof(status->hint),
-			"it goes on when a majority of the nodes is here; should the others never come back: 'watari cluster "
-			"force-quorum --help' tells what going on without them risks");
+			"not here: %s. It goes on when a majority of the nodes is here; should the others never come back: 'watari cluster "
+			"force-quorum --help' tells what going on without them risks",
+			gone[0] ? gone : "nobody that is known");
 	}
 }
 
@@ -231,18 +246,6 @@ void engine_submit(struct engine *engine, const struct event *request, engine_re
 	loop_timer_cancel(engine->ports.loop, pending->timer);
 	pending->timer =
 		loop_timer_set(engine->ports.loop, ENGINE_GRACE_MS - out_for_ms, on_grace_over, pending);
-}
-
-/* "n2, n3": those that are known, and are in the view, or are not. */
-static void names_of(const struct engine *engine, bool here, char *text, size_t size)
-{
-	size_t used = 0;
-
-	text[0] = 0;
-	for (uint32_t id = 1; id <= NODES_MAX && used + NAME_BYTES + 8 < size; id++)
-		if (cluster_node(engine->cluster, id)->id && here == !!(engine->view.members & node_bit(id)))
-			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "",
-				cluster_node_name(engine->cluster, id));
 }
 
 bool engine_may_force(const struct engine *engine, struct engine_reply *reply)

@@ -168,6 +168,21 @@ static void without_proof_it_stays_blocked(void **state)
 	assert_int_equal(survival.limit, FORECAST_LIMIT_PROOF);
 }
 
+/* The last one that is here is asked what its own death would do. */
+static void where_no_node_is_left_nothing_runs(void **state)
+{
+	struct core_world *w = world(state, 3, 4096);
+
+	RUN(1, .name = "web", .memory_mib = 512);
+	forecast(w, w->cluster->members);
+	assert_int_equal(of(w, "web")->end, FORECAST_WAITS);
+	assert_int_equal(of(w, "web")->to, 0);
+	assert_string_equal(of(w, "web")->text, "no node is left");
+	assert_int_equal(result->down, 1);
+	assert_int_equal(result->limit, FORECAST_LIMIT_QUORUM);
+	assert_string_equal(result->proof[0], "no node is left that could prove it");
+}
+
 /* A watchdog is proof as well. */
 static void a_watchdog_proves_it(void **state)
 {
@@ -255,6 +270,7 @@ int main(void)
 		T(a_start_tells_which_nodes_could_not_take_it),
 		T(a_rule_is_told_as_a_rule),
 		T(without_proof_it_stays_blocked),
+		T(where_no_node_is_left_nothing_runs),
 		T(a_watchdog_proves_it),
 		T(quorum_is_a_limit_like_others),
 		T(start_delays_are_counted),
