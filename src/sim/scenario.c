@@ -117,6 +117,7 @@ static int plan_line(struct plan *plan, char *line, struct err *err)
 	} numbers[] = {
 		{"nodes", &plan->config.node_count},
 		{"step_ms", &plan->config.step_ms},
+		{"delay_us", &plan->config.net_delay_us},
 		{"disk_us", &plan->config.disk_us},
 		{"memory_mib", &plan->config.memory_mib},
 		{"snapshot_every", &plan->config.snapshot_every},

@@ -349,40 +349,6 @@ static int do_state(const struct words *words)
 	return err_set(words->err, ERR_INVALID, "no complete state");
 }
 
-/* hostile HOW nX, HOW: foreign, short, noise, repeat [BACK] */
-static int do_hostile(const struct words *words)
-{
-	static uint8_t bytes[GROUP_MESSAGE_MAX];
-	struct sim *sim = words->scenario->sim;
-	const uint8_t *recent;
-	size_t size;
-	uint32_t back = words->count > 3 ? (uint32_t)strtoul(words->at[3], NULL, 10) : 0;
-	uint32_t node = words->count > 2 ? script_node(words, words->at[2]) : 0;
-	uint32_t from = net_recent(sim->net, back, &recent, &size);
-
-	if (!node || !from)
-		return err_set(words->err, ERR_INVALID, "hostile HOW nX [BACK]");
-	memcpy(bytes, recent, size);
-	if (!strcmp(words->at[1], "foreign")) {
-		uint8_t *uuid = memmem(bytes, size, SIM_CLUSTER_UUID, UUID_BYTES - 1);
-		if (uuid)
-			uuid[UUID_BYTES - 2] ^= 1;
-	} else if (!strcmp(words->at[1], "short")) {
-		size /= 2;
-	} else if (!strcmp(words->at[1], "long")) {
-		memset(bytes + size, 'x', 1000);
-		size += 1000;
-	} else if (!strcmp(words->at[1], "noise")) {
-		for (size_t i = 0; i < size; i++)
-			bytes[i] = (uint8_t)(i * 131 + 7);
-	} else if (strcmp(words->at[1], "repeat") != 0) {
-		return err_set(words->err, ERR_INVALID, "hostile foreign, short, long, noise or repeat");
-	}
-	sim_trace(sim, "# a hostile message (%s) from n%u", words->at[1], node);
-	net_inject(sim->net, node, bytes, size);
-	return 0;
-}
-
 static const struct {
 	const char *name;
 	int (*run)(const struct words *words);
@@ -397,7 +363,7 @@ static const struct {
 	{"agent-stop", do_guest},
 	{"agent-go-on", do_guest},
 	{"rot", do_state},
-	{"hostile", do_hostile},
+	{"hostile", script_hostile},
 	{"fence", script_fence},
 	{"node", script_node_verb},
 	{"watchdog", script_watchdog},

@@ -43,6 +43,7 @@ int script_watchdog(const struct words *words);
 int script_link(const struct words *words);
 int script_witness(const struct words *words);
 int script_clock(const struct words *words);
+int script_hostile(const struct words *words);
 int script_newer(const struct words *words);
 int script_expect_node(const struct words *words);
 int script_expect_node_reason(const struct words *words);
