@@ -19,6 +19,7 @@ struct request {
 	void *reply_ctx;
 	uint64_t asked_us;
 	struct timeline_item *late;
+	bool stopped; /* its daemon was, when the answer was late */
 };
 
 static void request_free(struct request *request)
@@ -47,9 +48,12 @@ static void on_late(void *ctx)
 	struct sim *sim = request->sim;
 
 	request->late = NULL;
-	/* A daemon that is stopped cannot answer; it must as soon as it goes on. */
-	if (sim->nodes[request->node].paused)
-		request->late = timeline_after(sim->timeline, ENGINE_REPLY_MS * 1000, on_late, request);
+	bool paused = sim->nodes[request->node].paused, was = request->stopped;
+
+	/* A daemon that is stopped cannot answer; it must as soon as it goes on, which may be just now. */
+	request->stopped = paused;
+	if (paused || was)
+		request->late = timeline_after(sim->timeline, (paused ? ENGINE_REPLY_MS : REPLY_MARGIN_MS) * 1000, on_late, request);
 	else
 		sim_violation(sim, "n%u did not answer %s within %d ms", request->node,
 			event_kind_name((int)request->event.kind), ENGINE_REPLY_MS);
