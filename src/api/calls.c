@@ -383,6 +383,13 @@ void calls_take_line(struct client *client, const char *line, size_t size)
 	verb->run(call, args);
 }
 
+static bool waits_for_room(const struct api_call *call, const char *uuid)
+{
+	const struct vm *vm = cluster_vm_find(engine_cluster(call->api->engine), uuid);
+
+	return vm && vm->want == WANT_ON && vm->wait == WAIT_ROOM;
+}
+
 /* What is asked about nodes and devices is refused for other reasons than what is asked about VMs. */
 static void refused_hint(const struct api_call *call, enum err_code code, char *hint, size_t size)
 {
@@ -402,6 +409,10 @@ static void refused_hint(const struct api_call *call, enum err_code code, char *
 	else if (node && code == ERR_BUSY)
 		snprintf(hint, size, "'watari node show %s' says how far it is",
 			cluster_node_name(engine_cluster(call->api->engine), event->target));
+	else if (code == ERR_NO_QUORUM && status.synced)
+		snprintf(hint, size, "'watari node list' says who is lost; when you have seen that it has no power: watari node confirm-off");
+	else if (event->kind == EVENT_VM_START && code == ERR_UNFIT && waits_for_room(call, event->vm))
+		snprintf(hint, size, "it waits for room and starts by itself when there is some; 'watari vm stop' takes that wish away");
 	else if (event->kind == EVENT_QUORUM_FORCED && code == ERR_UNFIT)
 		snprintf(hint, size, "'watari status' says whether this node acts, and what it waits for");
 	else

@@ -128,6 +128,12 @@ static json_t *storage_json(const struct cluster *cluster, const struct vm *vm)
 	return view;
 }
 
+/* Here now, whatever the log knows of it: without quorum nobody can write down that it left. */
+static bool is_seen(const struct engine_status *status, uint32_t node)
+{
+	return node == status->node || (status->in_group && (status->members & node_bit(node)));
+}
+
 json_t *view_node(struct api *api, const struct node *node)
 {
 	const struct cluster *cluster = engine_cluster(api->engine);
@@ -142,6 +148,7 @@ json_t *view_node(struct api *api, const struct node *node)
 	set(view, "name", node_name_json(cluster, node->id));
 	set(view, "state", json_string(node_state_name((int)node->state)));
 	set(view, "local", json_boolean(node->id == status.node));
+	set(view, "seen", json_boolean(is_seen(&status, node->id)));
 	set_number(view, "since_ms", node->since_ms);
 	set(view, "reason", json_string(node->reason));
 	set_number(view, "vms", guests);
@@ -346,7 +353,7 @@ json_t *view_status(struct api *api)
 	}
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		nodes += cluster->nodes[i].id != 0;
-		online += cluster->nodes[i].id != 0 &&
+		online += cluster->nodes[i].id != 0 && is_seen(&status, cluster->nodes[i].id) &&
 			  engine_node(api->engine, cluster->nodes[i].id)->state == NODE_ONLINE;
 	}
 	for (uint32_t i = 0; i < cluster->task_count; i++)

@@ -2,8 +2,9 @@
  * `why`: out of the log, the chain of causes that led to what a VM or a node is now.
  *
  * A VM's chain goes back to where it was last at rest (running, saved, given up) or to the request that set it off, and
- * holds what happened meanwhile to the nodes that owned it. A node's chain goes back to where it was last online and
- * holds what that did to VMs. Nothing is interpreted here: each line was written with its reason when it was decided.
+ * holds what happened meanwhile to the nodes that owned it. A start by itself that held only for minutes was no rest: what
+ * came before it belongs to the same trouble, as the restarts that used up a budget do. A node's chain goes back to where
+ * it was last online, one that is quarantined to the first of the times that it left, and holds what that did to VMs. Nothing is interpreted here: each line was written with its reason when it was decided.
  */
 #include "api/internal.h"
 
@@ -13,6 +14,8 @@
 enum {
 	CHAIN_MAX = 400,      /* lines of one answer */
 	SCAN_MAX = 20 * 1000, /* lines that are looked at */
+	REST_MS = 15 * 60 * 1000, /* RESTART_PERIOD_S_DEFAULT: who ran for so long ran undisturbed */
+	FLAPS_MS = 3600 * 1000,	  /* in which a quarantined node left so often */
 };
 
 struct chain {
@@ -21,6 +24,8 @@ struct chain {
 	uint64_t nodes; /* VM: those that owned it within the chain, bits */
 	uint64_t from;	/* index at which the chain begins; 0: not found yet */
 	bool ended;	/* the line before the chain's first is awaited: where it was before */
+	uint64_t rest_ms; /* VM: when it left the state of rest of which the beginning is awaited; or 0 */
+	uint64_t since_ms; /* NODE: what is younger belongs to it in any case */
 	bool away;	/* NODE: a line in which it was not online was seen */
 	uint32_t scanned;
 	uint32_t count;
@@ -59,10 +64,18 @@ static bool vm_line(struct chain *chain, const struct engine_history *line)
 		chain->from = line->index;
 		return false;
 	}
-	bool moved = line->from_state != line->to_state;
-	if (moved && (is_request(line->kind) || is_rest(line->from_state)))
+	if (line->from_state == line->to_state)
+		return true;
+	if (is_request(line->kind)) {
 		chain->ended = true;
-	return true;
+		return true;
+	}
+	/* This is where the rest began that ended in the line before: long enough ago? */
+	bool rested = chain->rest_ms && line->now_ms + REST_MS <= chain->rest_ms;
+	chain->rest_ms = is_rest(line->from_state) ? line->now_ms : 0;
+	if (rested)
+		chain->from = line->index;
+	return !rested;
 }
 
 static bool node_line(struct chain *chain, const struct engine_history *line)
@@ -75,7 +88,7 @@ static bool node_line(struct chain *chain, const struct engine_history *line)
 	if (!own)
 		return true;
 	chain->away |= line->to_state != NODE_ONLINE;
-	if (line->to_state == NODE_ONLINE && chain->away) {
+	if (line->to_state == NODE_ONLINE && chain->away && line->now_ms <= chain->since_ms) {
 		chain->from = line->index;
 		return false;
 	}
@@ -183,5 +196,6 @@ void call_why(struct api_call *call, const json_t *args)
 		return;
 	}
 	chain->node = node->id;
+	chain->since_ms = node->quarantine_ms ? node->left_ms - (node->left_ms < FLAPS_MS ? node->left_ms : FLAPS_MS) : UINT64_MAX;
 	answer(call, chain, view_node(call->api, node), "node");
 }

@@ -11,6 +11,14 @@ static const char *number_text(char out[UNITS_BYTES], uint64_t number)
 	return out;
 }
 
+/* The log still says that it is there; this node does not see it. */
+static bool is_away(const json_t *node)
+{
+	const char *state = member_text(node, "state");
+
+	return json_is_false(json_object_get(node, "seen")) && strcmp(state, "lost") != 0 && strcmp(state, "dead") != 0;
+}
+
 static bool is_quarantined(const json_t *node)
 {
 	return json_is_true(json_object_get(node, "quarantined"));
@@ -31,7 +39,8 @@ static void node_table(const struct cli *cli, const json_t *nodes)
 			since[UNITS_BYTES], state[64];
 		snprintf(name, sizeof(name), "%s%s", member_text(node, "name"),
 			json_is_true(json_object_get(node, "local")) ? " *" : "");
-		snprintf(state, sizeof(state), "%s%s", member_text(node, "state"), is_quarantined(node) ? " (quarantined)" : "");
+		snprintf(state, sizeof(state), "%s%s", member_text(node, "state"),
+			is_away(node) ? " (not seen)" : is_quarantined(node) ? " (quarantined)" : "");
 		const char *cells[] = {name, state, number_text(vms, member_number(node, "vms")),
 			units_mib(memory, member_number(node, "memory_mib")),
 			units_mib(used, member_number(node, "memory_used_mib")),
@@ -46,10 +55,11 @@ static void node_table(const struct cli *cli, const json_t *nodes)
 /* "moving copy 47 %", "online (filling)" */
 static const char *vm_state_text(const json_t *vm, char out[96])
 {
-	const char *phase = member_text(vm, "phase");
+	const char *phase = member_text(vm, "phase"), *state = member_text(vm, "state");
+	bool waits = !strcmp(member_text(vm, "want"), "on") && (!strcmp(state, "off") || !strcmp(state, "saved"));
 	const json_t *progress = json_object_get(vm, "progress");
 
-	snprintf(out, 96, "%s%s%s", member_text(vm, "state"), strcmp(phase, "idle") != 0 ? " " : "",
+	snprintf(out, 96, "%s%s%s%s", state, waits ? " (waits)" : "", strcmp(phase, "idle") != 0 ? " " : "",
 		strcmp(phase, "idle") != 0 ? phase : "");
 	size_t used = strlen(out);
 	if (json_is_true(json_object_get(vm, "filling")))
@@ -224,6 +234,8 @@ int run_node_show(struct cli *cli)
 		units_time(since, member_number(node, "since_ms")));
 	if (json_string_length(json_object_get(node, "reason")))
 		printf("          %s\n", member_text(node, "reason"));
+	if (is_away(node))
+		printf("          not seen now: that is what was known of it when this node last had quorum\n");
 	if (!strcmp(state, "lost") || !strcmp(state, "dead"))
 		printf("          what follows is what it told while it was there\n");
 	if (is_quarantined(node))

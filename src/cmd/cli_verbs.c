@@ -34,8 +34,8 @@ const struct opt cli_task_opts[] = {
 		"/etc/watari/secret, and only root can read it (mode 0600); may be repeated", 0, COMPLETE_FILE, true}, \
 	{"level", 0, "NUMBER", "1 to 4: lower ones are tried first (default 1). All devices of one level must succeed, as with " \
 		"two power supplies", 0, 0, 0}, \
-	{"limit", 0, "SECONDS", "for one attempt, from the first question to the proof (default 20s)", 0, 0, 0}, \
-	{"delay", 0, "SECONDS", "wait before the attempt: the node that this device switches wins a race of two halves", 0, 0, 0}, \
+	{"limit", 0, "SECONDS", "for one attempt, from the first question to the proof: 1s to 120s (default 20s)", 0, 0, 0}, \
+	{"delay", 0, "SECONDS", "wait so long before the attempt, at most 60s: the node that this device switches wins a race of two halves", 0, 0, 0}, \
 	{"no-check", 0, NULL, "do not hold the options against the agent on this node", 0, 0, 0}
 #define DEFINITION_OPTS \
 	{"memory", 'm', "SIZE", "RAM: 512M, 2G", 0, 0, 0}, \
@@ -243,7 +243,7 @@ const struct verb cli_verbs[] = {
 	{.noun = "vm", .name = "edit", .operands = {VM}, .run = run_vm_edit, .changes = true,
 		.summary = "change the definition of a VM",
 		.text = "What its machine is built of may change while it is off; its policy (priority, offline action, owners, "
-			"anti-affinity, restarts, failback, start order) at any time. With options changes what they name: --disk and --network add a device, --remove takes one away by its id. "
+			"anti-affinity, restarts, failback, start order and delay, panic, heartbeat) at any time. With options changes what they name: --disk and --network add a device, --remove takes one away by its id. "
 			"Without any opens the definition as JSON in $VISUAL or $EDITOR. An edit that somebody else made in the "
 			"meantime is not overwritten.",
 		.opts = {DEFINITION_OPTS,

@@ -425,8 +425,27 @@ def test_no_quorum_is_said(shell):
     shell.order("cut 1")
     done = shell.run("vm", "start", "web")
     assert done.returncode == 106 and "cannot change the cluster" in done.stderr and "majority" in done.stderr
-    assert "quorum   NO" in shell.ok("status")
+    # The log still says that the others are online: nobody can write down that they left.
+    text = shell.ok("status")
+    assert "quorum   NO, 1 of 3 nodes online" in text and "not here: n2, n3." in text
+    assert [line.split()[1:4] for line in text.splitlines() if line.startswith(("n2", "n3"))] == 2 * [["online", "(not", "seen)"]]
+    assert "not seen now" in shell.ok("node", "show", "n2") and "not seen" not in shell.ok("node", "show", "n1")
+    assert not shell.json("node", "show", "n2")["seen"]
     shell.order("heal 1")
+
+
+def test_what_waits_for_room_is_told_from_what_is_off(shell):
+    shell.create("web", "--possible", "n2", "--start")
+    shell.ok("fence", "add", "cord-n2", "--node", "n2", "--agent", "fence_lab")
+    shell.order("cut 2")
+    while shell.json("vm", "show", "web")["state"] != "off":
+        time.sleep(0.05)
+    assert "web off (waits)" in " ".join(shell.ok("vm", "list").split())
+    done = shell.run("vm", "start", "web")
+    assert done.returncode == 113 and "n2 is dead" in done.stderr and "starts by itself when there is some" in done.stderr
+    shell.ok("vm", "stop", "web")
+    assert "web off -" in " ".join(shell.ok("vm", "list").split())
+    shell.order("heal 2")
 
 
 def test_a_dry_run_says_what_the_request_would_be_told(shell):
