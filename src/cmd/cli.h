@@ -158,6 +158,8 @@ int run_node_show(struct cli *cli);
 int run_node_confirm_off(struct cli *cli);
 int run_node_fence(struct cli *cli);
 int run_node_resume(struct cli *cli);
+/* "fenced by power-n3, then pdu-a and pdu-b": level after level, and within one all of them. */
+int print_fenced_by(struct cli *cli, const char *node);
 int run_fence_list(struct cli *cli);
 int run_fence_show(struct cli *cli);
 int run_fence_add(struct cli *cli);

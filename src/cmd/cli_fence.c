@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Fence devices: define, look at, and find out which machine one really switches. And a person's word about a node. */
 #include "cmd/cli.h"
+#include "model/limits.h"
 
 #include <string.h>
 #include <time.h>
@@ -188,6 +189,30 @@ int run_fence_list(struct cli *cli)
 		table_row(table, cells);
 	}
 	table_print_free(table);
+	return 0;
+}
+
+int print_fenced_by(struct cli *cli, const char *node)
+{
+	CLEANUP_JSON json_t *result = NULL;
+	const json_t *device;
+	uint64_t last = 0;
+	size_t i;
+
+	if (cli_call(cli, "fence.list", NULL, &result) < 0)
+		return -1;
+	printf("fenced by ");
+	for (uint64_t level = 1; level <= FENCE_LEVELS_MAX; level++) {
+		json_array_foreach(json_object_get(result, "devices"), i, device)
+		{
+			if (strcmp(member_text(device, "node"), node) != 0 || member_number(device, "level") != level)
+				continue;
+			printf("%s%s%s", !last ? "" : last == level ? " and " : ", then ", member_text(device, "name"),
+				json_is_true(json_object_get(device, "distrusted")) ? " (distrusted: not used)" : "");
+			last = level;
+		}
+	}
+	printf("%s\n", last ? "" : "no device: 'watari fence add'");
 	return 0;
 }
 

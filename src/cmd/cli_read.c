@@ -218,7 +218,7 @@ int run_node_show(struct cli *cli)
 {
 	CLEANUP_JSON json_t *node = NULL;
 	char a[UNITS_BYTES], b[UNITS_BYTES], since[UNITS_BYTES];
-	const json_t *bridge, *device, *name;
+	const json_t *bridge, *name;
 	size_t i;
 
 	if (cli_call(cli, "node.show", json_pack("{s:s}", "node", cli->operands[0]), &node) < 0)
@@ -259,9 +259,9 @@ int run_node_show(struct cli *cli)
 		member_text(node, "watchdog"));
 	printf("bridges  ");
 	json_array_foreach(json_object_get(node, "bridges"), i, bridge) printf(" %s", json_string_value(bridge));
-	printf("\nboot id   %s\nfenced by", member_text(node, "boot_id"));
-	json_array_foreach(json_object_get(node, "fence_devices"), i, device) printf(" %s", json_string_value(device));
-	printf("%s\n", i ? "" : " no device: 'watari fence add'");
+	printf("\nboot id   %s\n", member_text(node, "boot_id"));
+	if (print_fenced_by(cli, member_text(node, "name")) < 0)
+		return -1;
 	const json_t *fencing = json_object_get(node, "fencing");
 	if (json_is_object(fencing))
 		printf("fencing   %s, proof: %s: %s\n", member_text(fencing, "phase"), member_text(fencing, "proof"),

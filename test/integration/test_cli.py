@@ -434,6 +434,13 @@ def test_no_quorum_is_said(shell):
     shell.order("heal 1")
 
 
+def test_a_node_shows_in_which_order_it_is_fenced(shell):
+    assert "fenced by no device" in shell.ok("node", "show", "n2")
+    for name, level in (("pdu-a", 2), ("cord", 1), ("pdu-b", 2)):
+        shell.ok("fence", "add", name, "--node", "n2", "--agent", "fence_lab", "--level", str(level))
+    assert "fenced by cord, then pdu-a and pdu-b\n" in shell.ok("node", "show", "n2")
+
+
 def test_what_waits_for_room_is_told_from_what_is_off(shell):
     shell.create("web", "--possible", "n2", "--start")
     shell.ok("fence", "add", "cord-n2", "--node", "n2", "--agent", "fence_lab")
