@@ -44,7 +44,13 @@ static json_t *vm_json(const struct cluster *cluster, const struct forecast_vm *
 	json_object_set_new(vm, "order", json_integer(entry->order));
 	json_object_set_new(vm, "after_ms", json_integer((json_int_t)entry->after_ms));
 	json_object_set_new(vm, "limit", json_string(forecast_limit_name((int)entry->limit)));
-	json_object_set_new(vm, "text", json_string(entry->text));
+	/* That it would start after a person's word is the core's answer to a word that nobody gave. */
+	if (entry->end == FORECAST_BLOCKED)
+		json_object_set_new(vm, "text",
+			json_sprintf("until %s is proven off, by a person; then on %s", cluster_node_name(cluster, entry->from),
+				entry->to ? cluster_node_name(cluster, entry->to) : "a node with room"));
+	else
+		json_object_set_new(vm, "text", json_string(entry->text));
 	return vm;
 }
 

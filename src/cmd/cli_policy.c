@@ -215,10 +215,12 @@ void policy_print(const json_t *definition)
 	if (retry_s)
 		printf("all nodes tried: failed, and again after %s\n", span_text(a, retry_s));
 	else
-		printf("all nodes tried: failed\n");
+		printf("all nodes tried: failed, until somebody starts it\n");
 	print_failback(policy);
 	print_on_panic(definition, policy);
 	print_heartbeat(definition, policy);
+	if (!order && member_number(policy, "start_delay_s"))
+		printf("start     a delay of %s counts only with a start order\n", span_text(a, member_number(policy, "start_delay_s")));
 	if (order)
 		printf("start     order %llu; those after it wait %s longer\n", (unsigned long long)order,
 			span_text(a, member_number(policy, "start_delay_s")));

@@ -116,6 +116,9 @@ def test_a_policy_is_set_by_options_and_shown(shell):
     assert "is changed" in shell.ok("vm", "edit", "web", "--preferred", "none", "--failback", "never", "--possible", "n1,n3",
                                     "--anti-affinity", "none")  # while it runs
     assert "owners    preferred: none; possible: n1, n3" in shell.ok("vm", "show", "web")
+    shell.ok("vm", "edit", "web", "--start-order", "0", "--retry-after", "0")
+    text = shell.ok("vm", "show", "web")
+    assert "a delay of 30 s counts only with a start order" in text and "failed, until somebody starts it" in text
     for options, fact in ((("--possible", "n9"), "possible: no node 'n9'"), (("--failback", "now"), "needs a preferred owner"),
                           (("--preferred", "n2"), "a preferred owner must be a possible one"),
                           (("--restart-max", "101"), "at most 100"), (("--restart-period", "0"), "at least 10 s; --restart-max 0"), (("--preferred", "n1", "--failback", "7-7"), "two different hours")):
@@ -132,6 +135,7 @@ def test_a_forecast_says_where_vms_would_go(shell):
     # No fence device, no watchdog: after a person's word.
     assert case["unproven"] == [home] and case["down"] == 1 and "no fence device" in case["proofs"][home]
     assert case["vms"][0]["end"] == "blocked" and case["vms"][0]["to"] not in (home, None)
+    assert case["vms"][0]["text"] == f"until {home} is proven off, by a person; then on {case['vms'][0]['to']}"
     assert found["survives"]["nodes"] == 0 and found["survives"]["limit"] == "proof" and found["survives"]["failed"] == [home]
     text = shell.ok("forecast", "--fail", home)
     assert f"If {home} died: 1 VM, 0 run elsewhere, 1 would be down" in text and "not proven" in text
