@@ -497,6 +497,8 @@ int run_node_confirm_off(struct cli *cli)
 	const char *node = cli->operands[0], *typed = cli_option(cli, "yes");
 	char done[160];
 
+	if (!typed && cli_flag(cli, "dry-run"))
+		typed = node; /* nothing is said by it */
 	if (!typed) {
 		snprintf(cli->hint, sizeof(cli->hint),
 			"look at the machine; when it has no power, say --yes %.63s. If it runs on, its VMs will run "

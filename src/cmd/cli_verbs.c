@@ -80,7 +80,8 @@ const struct noun cli_nouns[] = {
 		"What concerns all nodes at once. 'watari status' shows it on one page."},
 	{"node", "the servers of the cluster",
 		"A node is a server that takes part in the cluster. It is online when it is in the quorate membership and has "
-		"told what it can do (memory, CPUs, bridges); lost when it has left the membership."},
+		"told what it can do (memory, CPUs, bridges); lost when it has left the membership; "
+		"dead when there is proof that it cannot run its VMs any more, which may then be started elsewhere."},
 	{"fence", "fence devices: what turns a lost node off",
 		"When a node is lost, its VMs are started elsewhere only after proof that it cannot run them any more. A fence device "
 		"gives that proof: it switches the node off and reads back that it is off. A device is one of the ClusterLabs fence "
@@ -109,8 +110,8 @@ const struct verb cli_verbs[] = {
 	{.name = "why", .operands = {{"vm/NAME|node/NAME", false, COMPLETE_WHY}}, .run = run_why,
 		.summary = "the chain of causes that led to what a VM or a node is now",
 		.text = "Out of the cluster's log, the same on every node: what happened, which fact decided it, what followed. For "
-			"a VM it goes back to where it last ran undisturbed, or to the order that set it off; for a node to where "
-			"it was last online.",
+			"a VM it goes back to where it last ran undisturbed (for a quarter of an hour), or to the order that set it off; for "
+			"a node to where it was last online, for one that is quarantined to the first of the times that it left.",
 		.examples = {"watari why vm/web", "watari why node/n2"}},
 	{.name = "forecast", .run = run_forecast, .summary = "what would become of the VMs if nodes died now",
 		.text = "For each node in turn, or for those of --fail together: how its death would be proven, where each of its VMs would "

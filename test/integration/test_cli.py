@@ -485,6 +485,8 @@ def test_a_refusal_about_a_node_says_where_its_facts_are(shell):
         done = shell.run("node", verb, "n2", *(("--yes", "n2") if verb == "confirm-off" else ()))
         assert done.returncode == 113 and "n2 is in the view: it is alive" in done.stderr
         assert "watari node show n2" in done.stderr and "dry-run" not in done.stderr
+    assert "it is alive" in shell.run("node", "confirm-off", "n2", "--dry-run").stderr
+    assert "needs its name typed" in shell.run("node", "confirm-off", "n2").stderr
 
 
 def test_a_dry_run_of_a_fence_test_switches_nothing(shell):
