@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The QEMU driver under a test's hand: calls of port/hypervisor.h as JSON lines on stdin, its events as JSON lines on
  * stdout. Ends at the end of its input; guests run on. Started with one argument, its configuration as JSON. */
-#include "base/json.h"
-#include "driver/linux/loop_sd.h"
 #include "driver/qemu/qemu.h"
+#include "line_shell.h"
 
 #include <string.h>
-#include <sys/epoll.h>
 
 static const char *const event_names[] = {
 	[HV_EVENT_STARTED] = "started",
@@ -26,23 +24,14 @@ static const char *const event_names[] = {
 struct shell {
 	struct loop *loop;
 	struct hypervisor *hv;
-	char in[256 << 10];
-	size_t in_size;
+	struct line_shell lines;
 };
-
-static void say(json_t *json)
-{
-	json_dumpf(json, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
-	json_decref(json);
-}
 
 static void on_event(void *ctx, const struct hv_event *event)
 {
-	json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:b, s:i, s:o}", "event", event_names[event->kind], "vm", event->vm,
-		"epoch", (json_int_t)event->epoch, "task", (json_int_t)event->task, "filling", (int)event->filling,
-		"percent", (int)event->percent, "figures",
+	json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:b, s:i, s:o}", "event", event_names[event->kind], "vm",
+		event->vm, "epoch", (json_int_t)event->epoch, "task", (json_int_t)event->task, "filling",
+		(int)event->filling, "percent", (int)event->percent, "figures",
 		json_from_record(&move_figures_schema, &event->figures, JSON_SKIP_ZERO));
 
 	(void)ctx;
@@ -54,7 +43,7 @@ static void on_event(void *ctx, const struct hv_event *event)
 		json_object_set_new(json, "code", json_string(err_info(event->err.code)->name));
 		json_object_set_new(json, "text", json_string(event->err.text));
 	}
-	say(json);
+	line_shell_say(json);
 }
 
 static void on_log(void *ctx, const char *line)
@@ -66,8 +55,8 @@ static void on_log(void *ctx, const char *line)
 static json_t *info_json(const char *vm, const struct hv_info *info)
 {
 	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:b}", "vm", vm, "state", hv_state_name((int)info->state), "epoch",
-		(json_int_t)info->epoch, "task", (json_int_t)info->task, "filling", (int)info->filling, "shutdown_asked",
-		(int)info->shutdown_asked);
+		(json_int_t)info->epoch, "task", (json_int_t)info->task, "filling", (int)info->filling,
+		"shutdown_asked", (int)info->shutdown_asked);
 }
 
 static void add_info(void *ctx, const char *vm, const struct hv_info *info)
@@ -89,16 +78,16 @@ static void answer(struct shell *shell, const char *name, const json_t *call)
 
 	if (!strcmp(name, "inspect")) {
 		shell->hv->ops->inspect(shell->hv, vm, &info);
-		say(json_pack("{s:s, s:o}", "answer", name, "info", info_json(vm, &info)));
+		line_shell_say(json_pack("{s:s, s:o}", "answer", name, "info", info_json(vm, &info)));
 	} else if (!strcmp(name, "each")) {
 		json_t *all = json_array();
 		shell->hv->ops->each(shell->hv, add_info, all);
-		say(json_pack("{s:s, s:o}", "answer", name, "all", all));
+		line_shell_say(json_pack("{s:s, s:o}", "answer", name, "all", all));
 	} else if (!strcmp(name, "facts")) {
 		if (shell->hv->ops->facts(shell->hv, &facts, &err) < 0)
-			say(json_pack("{s:s, s:s}", "answer", name, "error", err.text));
+			line_shell_say(json_pack("{s:s, s:s}", "answer", name, "error", err.text));
 		else
-			say(json_pack("{s:s, s:o}", "answer", name, "facts",
+			line_shell_say(json_pack("{s:s, s:o}", "answer", name, "facts",
 				json_from_record(&node_facts_schema, &facts, 0)));
 	}
 }
@@ -113,7 +102,7 @@ static void obey(struct shell *shell, const char *name, const json_t *call)
 
 	if (json_object_get(call, "def")) {
 		if (json_to_record(&vm_def_schema, json_object_get(call, "def"), 0, &def, &err) < 0) {
-			say(json_pack("{s:s, s:s}", "answer", name, "error", err.text));
+			line_shell_say(json_pack("{s:s, s:s}", "answer", name, "error", err.text));
 			return;
 		}
 		vm_def_pin(&def);
@@ -143,36 +132,17 @@ static void obey(struct shell *shell, const char *name, const json_t *call)
 		answer(shell, name, call);
 }
 
-static void on_line(struct shell *shell, const char *text, size_t size)
+static void on_line(void *ctx, const char *text, size_t size)
 {
+	struct shell *shell = ctx;
 	struct err err;
 	const char *name;
 
 	CLEANUP_JSON json_t *call = json_parse(text, size, &err);
 	if (!call || json_get_text(call, "call", "", &name, &err) < 0)
-		say(json_pack("{s:s, s:s}", "answer", "", "error", err.text));
+		line_shell_say(json_pack("{s:s, s:s}", "answer", "", "error", err.text));
 	else
 		obey(shell, name, call);
-}
-
-static void on_input(void *ctx, uint32_t events)
-{
-	struct shell *shell = ctx;
-	ssize_t n = read(0, shell->in + shell->in_size, sizeof(shell->in) - shell->in_size);
-	char *end;
-
-	(void)events;
-	if (n <= 0) {
-		loop_sd_exit(shell->loop, 0);
-		return;
-	}
-	shell->in_size += (size_t)n;
-	while ((end = memchr(shell->in, '\n', shell->in_size))) {
-		size_t size = (size_t)(end - shell->in);
-		on_line(shell, shell->in, size);
-		shell->in_size -= size + 1;
-		memmove(shell->in, end + 1, shell->in_size);
-	}
 }
 
 static const char *text(const json_t *json, const char *key)
@@ -206,11 +176,12 @@ int main(int argc, char **argv)
 	if (shell.loop)
 		shell.hv = qemu_new(&config, shell.loop, &(struct hv_callbacks){.event = on_event}, &err);
 	if (!shell.hv) {
-		say(json_pack("{s:s, s:s, s:s}", "answer", "new", "error", err.text, "code", err_info(err.code)->name));
+		line_shell_say(json_pack(
+			"{s:s, s:s, s:s}", "answer", "new", "error", err.text, "code", err_info(err.code)->name));
 		return 1;
 	}
-	loop_io_watch(shell.loop, 0, EPOLLIN, on_input, &shell);
-	say(json_pack("{s:s}", "answer", "ready"));
+	line_shell_begin(&shell.lines, shell.loop, on_line, &shell);
+	line_shell_say(json_pack("{s:s}", "answer", "ready"));
 	if (loop_sd_run(shell.loop, &status, &err) < 0) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
