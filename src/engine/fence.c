@@ -43,8 +43,12 @@ void fence_spare(struct engine *engine)
 {
 	for (uint32_t i = 0; i < NODES_MAX; i++) {
 		struct fence_work *work = &engine->fence_work[i];
-		if (!work->order || !(engine->view.members & node_bit(i + 1)))
+		if (!(engine->view.members & node_bit(i + 1)))
 			continue;
+		/* What is awaited is counted anew, should it leave again. */
+		loop_timer_cancel(engine->ports.loop, work->await_timer);
+		work->await_timer = NULL;
+		work->awaited = false;
 		cancel_orders(engine, work, i + 1);
 		work->order = 0; /* begun anew if the log still asks for it when this view is synced */
 	}

@@ -67,7 +67,8 @@ struct lease {
 	uint64_t answered_ms[NODES_MAX]; /* when the youngest question was sent that the member has answered */
 	uint64_t asked_ms;		 /* somebody asked last */
 	uint64_t stated_ms;		 /* STATE was sent */
-	bool current;			 /* not in sync yet, but nobody in the view knows more */
+	bool current;			 /* not in sync yet, but nobody in the view knows more, */
+	bool behind;			 /* nor did since this node was in sync last: what it took then may say that it is lost */
 	uint64_t proven_ms; /* nobody can have lost this node before this time (of the loop); 0: never in sync */
 };
 
@@ -398,6 +399,8 @@ void history_take(struct engine *engine, const uint8_t *bytes, size_t size, uint
 /* lease.c */
 void lease_on_view(struct engine *engine);
 void lease_on_current(struct engine *engine);
+/* All have said what they have, and somebody knows more. */
+void lease_on_behind(struct engine *engine);
 void lease_on_synced(struct engine *engine);
 void lease_on_message(struct engine *engine, uint32_t from, const uint8_t *payload, size_t size);
 void lease_send(struct engine *engine, bool asks);

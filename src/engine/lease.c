@@ -10,7 +10,8 @@
  * until it has missed the token, and finds an old token in its socket.
  *
  * The answers count only while this node's log is as young as anybody's (in sync, or before that when all have said
- * what they have and nobody knows more): else a view without it may have been committed before it came back.
+ * what they have and nobody knows more): else a view without it may have been committed before it came back. What it takes
+ * from those who know more makes it no younger: only when its return is committed has their time for its end begun anew.
  *
  * Volatile: nothing of this is in the log. Nodes without a watchdog answer and do not ask; where nobody asks, nothing
  * is sent. */
@@ -120,14 +121,20 @@ static void lease_count(struct engine *engine)
 
 void lease_on_current(struct engine *engine)
 {
-	engine->lease.current =
+	engine->lease.current = !engine->lease.behind &&
 		engine->lease.proven_ms != 0; /* before its first sync a daemon has no history of its own */
 	lease_count(engine);
+}
+
+void lease_on_behind(struct engine *engine)
+{
+	engine->lease.behind = true;
 }
 
 /* The members that committed the view's first event had this node's STATE before. */
 void lease_on_synced(struct engine *engine)
 {
+	engine->lease.behind = false;
 	if (engine->lease.stated_ms > engine->lease.proven_ms)
 		engine->lease.proven_ms = engine->lease.stated_ms;
 	lease_count(engine);

@@ -273,6 +273,8 @@ static void on_state(struct engine *engine, uint32_t from, const struct message 
 	const struct peer *best = &engine->peers[engine->best - 1];
 	if (own->term == best->term && own->index == best->index && fork_holds(best, own))
 		lease_on_current(engine);
+	else
+		lease_on_behind(engine);
 	transfer_begin(engine);
 }
 
