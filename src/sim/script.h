@@ -30,6 +30,10 @@ struct vm_def *script_vm_of(const struct words *words, const char *word);
 int script_vm_words(const struct words *words, int first, struct vm_def *def);
 int script_vm(const struct words *words);
 
+/* script_node.c: power-off nX, kill nX MS, disk-hang nX … */
+bool script_node_knows(const char *name);
+int script_node_do(const struct words *words);
+
 /* script_many.c: what holds of all VMs together. */
 int script_expect_running(const struct words *words);
 int script_expect_boots(const struct words *words);
