@@ -39,7 +39,8 @@ uint32_t fence_limit(const struct cluster *cluster)
 
 void fence_recall(struct step *step, struct node *node)
 {
-	if (node->fence.phase == FENCE_RUN && !node->fence.look)
+	/* Devices that did not answer in time may have been told all the same. */
+	if ((node->fence.phase == FENCE_RUN || node->fence.phase == FENCE_RETRY) && !node->fence.look)
 		node->recalled_ms = step->cluster->now_ms + FENCE_RECALL_MS;
 }
 
@@ -47,7 +48,7 @@ const char *fence_recalled(const struct cluster *cluster, const struct node *but
 {
 	for (uint32_t i = 0; i < NODES_MAX; i++)
 		if (cluster->nodes[i].recalled_ms && &cluster->nodes[i] != but)
-			return " (one is back, but may have been switched)";
+			return " (one is back, but may be switched off yet: 10 s are waited)";
 	return "";
 }
 

@@ -143,8 +143,9 @@ void fence_node_dies(struct step *step, struct node *node);
 uint32_t fence_limit(const struct cluster *cluster);
 uint32_t fence_nodes_taken(const struct cluster *cluster, const struct node *but);
 uint32_t fence_nodes_known(const struct cluster *cluster);
-/* The node comes back: should it be fenced just now, it counts as taken for FENCE_RECALL_MS. Words for that, where one does;
- * whether the time of any is over, which then counts no more; when the first one's will be, 0: none counts. */
+/* The node comes back: should it be fenced just now, or be waiting for the next try, it counts as taken for
+ * FENCE_RECALL_MS. Words for that, where one does; whether the time of any is over, which then counts no more; when the
+ * first one's will be, 0: none counts. */
 void fence_recall(struct step *step, struct node *node);
 const char *fence_recalled(const struct cluster *cluster, const struct node *but);
 bool fence_recalls_end(struct cluster *cluster);
