@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Definitions on the command line: from options, from a file, from an editor. */
+ * Definitions on the command line: from options, from a file, from an editor.
+ * Must never: judge a definition; that is the daemon's, which says the rule. */
 #pragma once
 
 #include "cmd/cli.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What goes wrong in a random run, and when it is mended again. */
+ * What goes wrong in a random run, and when it is mended again.
+ * Promises: faults and their times follow from the seed alone. Must never: tell the checkers more than faults_disturb says. */
 #pragma once
 
 #include "sim/sim.h"

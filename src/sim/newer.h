@@ -2,7 +2,7 @@
  * A node whose program is one version ahead (faults.md B23): this version's engine, and between it and the group what a
  * newer one would add. Everything that it sends says the next protocol, and has a field that nobody here knows, in the
  * header and in events. On demand it sends an event of a kind that only it knows, or says that its protocol is needed.
- */
+ * Promises: switched off, it hands everything on as it is. Must never: touch what the engine does with what it hears. */
 #pragma once
 
 #include "port/group.h"
