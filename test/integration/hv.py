@@ -9,6 +9,7 @@
 Nothing here sleeps where it can wait for an event. Everything that was started is killed at the end, by its own number.
 """
 import ctypes
+import fcntl
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ import threading
 import time
 import urllib.request
 
-from lab import BUILD, wait_until
+from lab import BUILD, TOOL, wait_until
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 UID_BASE = 70000
@@ -186,8 +187,36 @@ class Shell:
         return found
 
 
+class Userfaultfd:
+    """Allowed to QEMU meanwhile, for post-copy. With the labs that may be up beside: the last to need it restores what was before."""
+    SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
+    BEFORE = pathlib.Path("/run/watari-lab.userfaultfd")
+
+    def __init__(self):
+        self.there = self.SYSCTL.exists()
+        if not self.there:
+            return
+        run = os.open("/run", os.O_RDONLY)
+        try:
+            fcntl.flock(run, fcntl.LOCK_EX)
+            if not self.BEFORE.exists():
+                self.BEFORE.write_text(self.SYSCTL.read_text())
+            self.needed = open(self.BEFORE)
+            fcntl.flock(self.needed, fcntl.LOCK_SH)
+            self.SYSCTL.write_text("1")
+        finally:
+            os.close(run)
+
+    def end(self):
+        if self.there:
+            self.needed.close()
+            subprocess.run([TOOL, "down"], env={**os.environ, "WATARI_LAB_NAME": f"t{os.getpid()}-hv"}, timeout=60, check=True,
+                           capture_output=True)
+
+
 class Host:
     def __enter__(self):
+        self.userfaultfd = Userfaultfd()
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="wq-", dir=os.environ.get("WATARI_TEST_DIR", "/tmp")))
         self.dir.chmod(0o755)
         self.netns = self.dir.name
@@ -208,6 +237,7 @@ class Host:
         for shell in self.shells.values():
             shell.end()
         self.ip("netns", "del", self.netns, check=False)
+        self.userfaultfd.end()
         shutil.rmtree(self.dir, ignore_errors=True)
 
     @staticmethod
