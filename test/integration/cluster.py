@@ -4,6 +4,8 @@
 Everything here looks from outside: at the API as a client, at /proc as the machine, at the network as a user. None of it
 knows how the daemons decide.
 """
+import concurrent.futures
+import contextlib
 import itertools
 import json
 import os
@@ -484,6 +486,17 @@ def add_power(lab, *nodes):
     """Their outlets are known as fence devices power-NODE."""
     for node in nodes:
         lab.cli("n1", "fence", "add", f"power-{node}", "--node", node, "--agent", "fence_lab", "--option", f"plug={node}")
+
+
+# --- tests that mostly wait ---
+
+@contextlib.contextmanager
+def stories(request, **story):
+    """For a module's fixture: the functions begin at once, side by side with its tests, where the test of that name is asked for
+    at all. Gives {name: future}; its test asks for the result."""
+    wanted = {item.name for item in request.session.items}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield {test: pool.submit(tell) for test, tell in story.items() if test in wanted}
 
 
 # --- what may not leak ---

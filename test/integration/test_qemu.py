@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cluster import stories
 from hv import Host, UID_BASE, dead
 from lab import wait_until
 
@@ -17,6 +18,14 @@ from lab import wait_until
 def host():
     with Host() as made:
         yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beside(request):
+    """On hosts of their own."""
+    with stories(request, test_a_helper_that_hangs_does_not_hang_the_guest=a_helper_hangs,
+                 test_an_agent_is_heard_after_a_move_and_missed_when_it_stops=an_agent_stops) as begun:
+        yield begun
 
 
 @pytest.fixture
@@ -570,27 +579,6 @@ def test_a_full_state_storage_costs_nothing(host, node):
         os.system(f"umount -l {small}")
 
 
-def test_a_helper_that_hangs_does_not_hang_the_guest(host, node):
-    """A11: the state's storage stops answering: within the limit the copy is given up and the guest runs on."""
-    a = node()
-    definition, vm = start(a, host, load="mem", memory_mib=512)
-    before = host.wait_guest()
-    a.call("copy", definition, task=250, epoch=1)
-    helper = wait_until(a.helpers, 5, "the helper", every=0.001)[0]
-    wait_until(lambda: a.seen or not a.lines.empty(), 10, "progress", every=0.001)
-    # Somebody keeps the pipe's other end open, as a helper that waits for a dead disk would.
-    pipe = os.open(f"/proc/{helper}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
-    os.kill(helper, signal.SIGSTOP)
-    event = a.expect("failed", timeout=60)
-    assert event["code"] == "timeout", event
-    a.call("run", vm=vm, task=250, epoch=1)
-    a.expect("resumed")
-    os.close(pipe)
-    after = host.get("/")
-    assert after["nonce"] == before["nonce"] and after["counter"] > before["counter"]
-    wait_until(lambda: not a.helpers(), 5, "no helper left")
-
-
 def test_a_second_daemon_is_refused(host, node):
     """Two daemons on one run directory would each think the guests their own."""
     a = node()
@@ -615,26 +603,57 @@ def test_a_panic_is_told_also_after_a_move(host, node):
     assert not left_over(b)
 
 
-def test_an_agent_is_heard_after_a_move_and_missed_when_it_stops(host, node):
+def test_a_helper_that_hangs_does_not_hang_the_guest(beside):
+    """A11: the state's storage stops answering: within the limit the copy is given up and the guest runs on."""
+    beside["test_a_helper_that_hangs_does_not_hang_the_guest"].result()
+
+
+def a_helper_hangs():
+    with Host() as host:
+        a = host.shell("a")
+        definition, vm = start(a, host, load="mem", memory_mib=512)
+        before = host.wait_guest()
+        a.call("copy", definition, task=250, epoch=1)
+        helper = wait_until(a.helpers, 5, "the helper", every=0.001)[0]
+        wait_until(lambda: a.seen or not a.lines.empty(), 10, "progress", every=0.001)
+        # Somebody keeps the pipe's other end open, as a helper that waits for a dead disk would.
+        pipe = os.open(f"/proc/{helper}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+        os.kill(helper, signal.SIGSTOP)
+        event = a.expect("failed", timeout=60)
+        assert event["code"] == "timeout", event
+        a.call("run", vm=vm, task=250, epoch=1)
+        a.expect("resumed")
+        os.close(pipe)
+        after = host.get("/")
+        assert after["nonce"] == before["nonce"] and after["counter"] > before["counter"]
+        wait_until(lambda: not a.helpers(), 5, "no helper left")
+
+
+def test_an_agent_is_heard_after_a_move_and_missed_when_it_stops(beside):
     """B17: its channel is part of the state; the target's driver hears the agent anew; one that stops while the daemon is
     away is missed by the next."""
-    a, b = node(), node()
-    definition, vm = start(a, host, guest_agent="virtio")
-    before = host.wait_guest()
-    a.call("heartbeat", vm=vm, seconds=10)
-    heard = lambda shell: wait_until(lambda: shell.record(vm).get("agent_heard"), 10, "the agent to be heard")
-    heard(a)
-    move(host, a, b, definition, 7, 1)
-    assert not b.record(vm).get("agent_heard")
-    b.call("heartbeat", vm=vm, seconds=10)
-    heard(b)
-    assert host.wait_guest()["nonce"] == before["nonce"]
-    b.kill()
-    host.get("/agent-stop")
-    b.begin()
-    b.call("heartbeat", vm=vm, seconds=10)
-    began = time.monotonic()
-    gone = b.expect("gone", timeout=40)
-    assert gone["cause"] == "died" and gone["text"] == "its guest agent did not answer for 10 s", gone
-    assert time.monotonic() - began > 10
-    assert not left_over(b)
+    beside["test_an_agent_is_heard_after_a_move_and_missed_when_it_stops"].result()
+
+
+def an_agent_stops():
+    with Host() as host:
+        a, b = host.shell("a"), host.shell("b")
+        definition, vm = start(a, host, guest_agent="virtio")
+        before = host.wait_guest()
+        a.call("heartbeat", vm=vm, seconds=10)
+        heard = lambda shell: wait_until(lambda: shell.record(vm).get("agent_heard"), 10, "the agent to be heard")
+        heard(a)
+        move(host, a, b, definition, 7, 1)
+        assert not b.record(vm).get("agent_heard")
+        b.call("heartbeat", vm=vm, seconds=10)
+        heard(b)
+        assert host.wait_guest()["nonce"] == before["nonce"]
+        b.kill()
+        host.get("/agent-stop")
+        b.begin()
+        b.call("heartbeat", vm=vm, seconds=10)
+        began = time.monotonic()
+        gone = b.expect("gone", timeout=40)
+        assert gone["cause"] == "died" and gone["text"] == "its guest agent did not answer for 10 s", gone
+        assert time.monotonic() - began > 10
+        assert not left_over(b)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster import DAEMON, pids, wait_synced
+from cluster import DAEMON, pids, stories, wait_synced
 from copies import Copies
 from faults import boot
 from lab import Lab, wait_until
@@ -21,6 +21,12 @@ def lab():
         yield whole
 
 
+@pytest.fixture(scope="module", autouse=True)
+def beside(request):
+    with stories(request, test_a_watchdog_ends_a_node_whose_guest_cannot_be_killed=a_watchdog_ends_a_node) as begun:
+        yield begun
+
+
 @pytest.fixture
 def image(lab):
     """Of a guest that writes, on n1; everything mended and gone afterwards."""
@@ -31,7 +37,7 @@ def image(lab):
         lab.heal(node, "storage")
     wait_until(lambda: lab.cli("n2", "node", "list")["nodes"][0]["state"] == "online", 30, "n1 back")
     lab.cli("n2", "vm", "stop", "w1")
-    lab.cli("n2", "vm", "delete", "w1", "--yes")
+    lab.cli("n1", "vm", "delete", "w1", "--yes")  # where the next one is created: it knows then that the name is free
     path.unlink()
 
 
@@ -134,7 +140,7 @@ def test_a_storage_that_is_stuck_keeps_no_daemon_from_ending(lab):
     wait_until(lambda: show(lab)["state"] in ("online", "off"), 60, "the start to have come to an end")
     if show(lab)["state"] == "online":
         lab.cli("n2", "vm", "stop", "w1")
-    lab.cli("n2", "vm", "delete", "w1", "--yes")
+    lab.cli("n1", "vm", "delete", "w1", "--yes")
     image.unlink()
 
 
@@ -157,8 +163,12 @@ def test_a_node_whose_guest_cannot_be_killed_is_switched_off(lab, image):
         lab.power_on("n1")
 
 
-def test_a_watchdog_ends_a_node_whose_guest_cannot_be_killed():
+def test_a_watchdog_ends_a_node_whose_guest_cannot_be_killed(beside):
     """The same without any device: the node's own watchdog is the proof."""
+    beside["test_a_watchdog_ends_a_node_whose_guest_cannot_be_killed"].result()
+
+
+def a_watchdog_ends_a_node():
     with Lab(nodes=3, storage_fuse=True, watchdog=5000) as lab:
         wait_until(lambda: all(node["watchdog_ms"] for node in lab.cli("n1", "node", "list")["nodes"]), 60, "watchdogs armed")
         image = boot(lab, "w1", 0, "n1")
