@@ -335,6 +335,23 @@ PRINTF_LIKE(2, 3) static void tell(const struct test *test, const char *format, 
 	fflush(stdout);
 }
 
+/* What the device switches is not what it should. */
+PRINTF_LIKE(2, 3) static int miswired(const struct test *test, const char *format, ...)
+{
+	struct cli *cli = test->cli;
+	char text[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	snprintf(cli->hint, sizeof(cli->hint),
+		"look where it is wired, and which outlet or controller its options name ('watari fence check %s'); until that is mended "
+		"'watari fence remove %s' keeps it from being used",
+		cli->operands[0], cli->operands[0]);
+	return err_set(&cli->err, ERR_UNFIT, "%s", text);
+}
+
 /* The state of the node, and in others the first other node that is not online. */
 static int look(const struct test *test, char state[static 32], char other[static 64])
 {
@@ -366,8 +383,8 @@ static int compare_status(const struct test *test, char state[static 32])
 		return -1;
 	const char *power = member_text(result, "power");
 	if (!strcmp(state, "online") && strcmp(power, "on") != 0)
-		return err_set(&cli->err, ERR_UNFIT, "%s says %s, but %s is online: it switches another machine",
-			cli->operands[0], power, test->node);
+		return miswired(
+			test, "%s says %s, but %s is online: it switches another machine", cli->operands[0], power, test->node);
 	tell(test, "%s says %s, and %s is %s", cli->operands[0], power, test->node, state);
 	return 0;
 }
@@ -384,15 +401,13 @@ static int watch_leave(const struct test *test)
 		if (look(test, state, other) < 0)
 			return -1;
 		if (other[0])
-			return err_set(&cli->err, ERR_UNFIT,
-				"%s left, not only %s: %s switches the wrong machine, or more than one", other,
+			return miswired(test, "%s left, not only %s: %s switches the wrong machine, or more than one", other,
 				test->node, cli->operands[0]);
 		if (strcmp(state, "online") != 0)
 			settled_ms += STEP_MS;
 		else if (waited_ms >= LEAVE_MS)
-			return err_set(&cli->err, ERR_UNFIT,
-				"%s says off, but %s is still online: it switches another machine", cli->operands[0],
-				test->node);
+			return miswired(
+				test, "%s says off, but %s is still online: it switches another machine", cli->operands[0], test->node);
 		nanosleep(&step, NULL);
 	}
 	tell(test, "%s left the membership, and no other node did", test->node);
@@ -431,10 +446,13 @@ static int test_off(const struct test *test)
 	tell(test, "%s: %s", cli->operands[0], member_text(result, "text"));
 	int failed = watch_leave(test);
 	struct err why = cli->err;
+	char hint[sizeof(cli->hint)];
+	memcpy(hint, cli->hint, sizeof(hint));
 	/* Whatever was seen, the power comes back; what was seen first is what is reported. */
 	int dark = switch_on(test);
 	if (failed) {
 		cli->err = why;
+		memcpy(cli->hint, hint, sizeof(hint));
 		return -1;
 	}
 	return dark || trust(test) < 0 ? -1 : 0;

@@ -113,6 +113,7 @@ def test_a_device_that_is_wired_to_another_node_is_found(lab):
     with pytest.raises(LabError) as found:
         lab.cli("n1", "fence", "test", "power-n2", "--off", "--yes", "n2", timeout=120)
     assert "n3 left, not only n2: power-n2 switches the wrong machine" in found.value.stderr
+    assert "look where it is wired" in found.value.stderr and "watari fence remove power-n2" in found.value.stderr
     lab.bmc("n2", "ok")
     lab.power_on("n3")
 
