@@ -358,7 +358,7 @@ static void offer_verbs(const struct completion *completion, const char *noun)
 /* words: all after the program's name; the last is the one being typed, maybe empty. */
 int cli_complete(int count, char *const *words)
 {
-	struct completion completion = {.partial = count ? words[count - 1] : ""};
+	struct completion completion = {.partial = count && strcmp(words[count - 1], "=") != 0 ? words[count - 1] : ""};
 	const char *noun = count > 1 && cli_is_noun(words[0]) ? words[0] : NULL;
 	int at = noun ? 1 : 0, operands = 0;
 
@@ -373,6 +373,9 @@ int cli_complete(int count, char *const *words)
 		const struct opt *opt = words[at][0] == '-' && words[at][1] == '-'
 						? cli_find_opt(verb, words[at] + 2, strlen(words[at] + 2))
 						: NULL;
+		/* bash makes three words of "--to=n2". */
+		if (opt && opt->value && at + 2 <= count - 1 && !strcmp(words[at + 1], "="))
+			at++;
 		if (opt && opt->value && at + 1 == count - 1) {
 			if (opt->choices)
 				offer_choices(&completion, opt->choices);

@@ -596,6 +596,9 @@ def test_completion_knows_verbs_options_and_live_names(shell):
     assert complete(shell, "forecast", "--fail", "n1,") == ["n1,n1", "n1,n2", "n1,n3"]
     assert complete(shell, "vm", "edit", "web", "--preferred", "n2,n3") == ["n2,n3"]
     assert complete(shell, "why", "node/n3") == ["node/n3"]
+    assert complete(shell, "vm", "move", "web", "--to", "=") == complete(shell, "vm", "move", "web", "--to", "=", "") == ["n1", "n2", "n3"]
+    assert complete(shell, "vm", "edit", "web", "--priority", "=", "h") == ["high"]
+    assert complete(shell, "vm", "move", "--to", "=", "n2", "") == ["web"]
     there = sorted(path.name for path in pathlib.Path("/usr/sbin").glob("fence_*"))
     assert sorted(complete(shell, "fence", "add", "x", "--agent", "")) == there
     assert sorted(complete(shell, "fence", "agent", "fence_")) == there
