@@ -25,6 +25,12 @@ def pair():
 
 
 @pytest.fixture
+def four():
+    with Lab(nodes=4) as whole:
+        yield whole
+
+
+@pytest.fixture
 def guests(request):
     """guests(lab, {name: options of vm create}); taken away at the end, with all that is broken mended."""
     made = []
@@ -84,6 +90,32 @@ def test_a_survivor_is_told_to_go_on(lab, guests):
         assert known(lab, node) == {"web", "db", "late"}, "what was acknowledged by the survivor"
     assert (web.running(), db.running()) == guests_before
     late.delete()
+
+
+def test_half_is_told_to_go_on(four, guests):
+    """Both nodes that are left are the quorum, whichever was told; a third that comes back makes three of four."""
+    lab = four
+    web, db = guests(lab, {"web": (), "db": ()})
+    web.start("n1")
+    db.start("n3")
+    with Copies() as copies:
+        lab.power_off("n3", "n4")
+        wait_until(lambda: not acts(lab, "n1") and not acts(lab, "n2"), 30, "quorum to be lost")
+        assert refusal(lab, "n1", "vm", "start", "db")[0] == 106
+        lab.cli("n2", "cluster", "force-quorum", "--yes", "n2")
+        wait_until(lambda: acts(lab, "n1") and acts(lab, "n2"), 30, "both to act")
+        assert web.is_online("n1") and db.show("n1")["state"] == "blocked"
+        # The other half might have been forced as well.
+        assert "nothing can be changed" in refusal(lab, "n1", "vm", "start", "db")[1]
+        for node in ("n3", "n4"):
+            lab.cli("n1", "node", "confirm-off", node, "--yes", node)
+        wait_until(lambda: db.is_online("n1") or db.is_online("n2"), 30, "db on one of the two")
+        lab.power_on("n3")
+        wait_until(lambda: acts(lab, "n3"), 60, "n3 to be back")
+        lab.power_on("n4")
+        wait_synced(lab, timeout=60)
+        assert web.is_online("n1") and not db.is_online("n3")
+    assert not copies.doubles
 
 
 def started_again(lab, after):
