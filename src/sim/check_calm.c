@@ -174,6 +174,8 @@ void checks_calm(struct sim *sim, bool disturbed)
 	uint64_t members = at_one(sim, &formed_us);
 	const struct cluster *cluster = members ? sim_newest(sim) : NULL;
 
+	for (uint32_t i = 0; i < NODES_MAX && cluster; i++)
+		disturbed |= cluster->nodes[i].recalled_ms != 0; /* the limiter waits for its end, which is core/timing.h's */
 	if (disturbed || !members || members != checks->calm_members || formed_us != checks->calm_formed_us)
 		checks->calm_us = now_us;
 	checks->calm_members = members;

@@ -73,6 +73,7 @@ struct checks {
 	bool two_histories; /* of two nodes that each may go on alone one took the other for dead, as it had been told, and
 			       was told wrongly; or nodes were made a quorum while others live: both may have gone on */
 	bool forked; /* and did: two nodes committed different things at one index, and neither store was given up since */
+	bool apart; /* … and have not all met since: what one history does with VMs the other does not know */
 	uint64_t history_teller; /* node and start of its daemon */
 	struct check_line *lines; /* all of them, as who was first has said them */
 	uint32_t line_count, line_capacity;

@@ -100,6 +100,21 @@ void check_saved(struct sim *sim, const struct cluster *cluster)
 	}
 }
 
+/* From here on one history judges of all copies; of those that it finds there may be two. */
+static void check_met(struct sim *sim, uint64_t members)
+{
+	if (!sim->checks->apart || (uint32_t)__builtin_popcountll(members) < sim->config.node_count)
+		return;
+	sim->checks->apart = false;
+	for (uint32_t i = 0; i < sim->checks->vm_count; i++) {
+		struct check_vm *vm = &sim->checks->vms[i];
+		uint32_t executing = 0;
+		for (const struct world_copy *copy = world_copies_of(sim->world, vm->uuid); copy; copy = copy->next_of_guest)
+			executing += copy->executes;
+		vm->falsely_dead |= executing > 1;
+	}
+}
+
 static void check_same_history(struct sim *sim, const struct sim_node *node, const struct cluster *cluster, bool whole)
 {
 	struct check_point *point = point_at(sim->checks, cluster->index);
@@ -110,7 +125,7 @@ static void check_same_history(struct sim *sim, const struct sim_node *node, con
 		check_saved(sim, cluster);
 	} else if (point->digest != cluster->digest && sim->checks->two_histories) {
 		*point = (struct check_point){.digest = cluster->digest, .node = node->id};
-		sim->checks->forked = true;
+		sim->checks->forked = sim->checks->apart = true;
 	} else if (point->digest != cluster->digest) {
 		sim_violation(sim, "I5: n%u and n%u have committed different histories up to index %" PRIu64, point->node,
 			node->id, cluster->index);
@@ -308,6 +323,7 @@ void checks_step(struct sim *sim, struct sim_node *node)
 	if (status.synced && !node->seen_synced) {
 		node->seen_synced = true;
 		check_same_history(sim, node, cluster, true);
+		check_met(sim, status.members);
 		if (sim->checks->vm_count > CHECK_VMS_AT_A_TIME)
 			check_all_known(sim, node, cluster);
 		uint64_t acked = acked_before(sim->checks, view_us);
