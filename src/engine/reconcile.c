@@ -460,6 +460,7 @@ static void look_again(void *ctx)
 	sync_look(engine);
 	if (engine->sync == SYNC_DONE) {
 		report_facts(engine);
+		service_send_pending(engine); /* what met a full queue */
 		log_ack(engine);
 		if (!engine->tick_timer)
 			reconcile_tick(engine);
