@@ -221,6 +221,14 @@ static void look_begin(struct step *step, struct node *node)
 	node_say(step, node, "%.120s; %s is back, and asks whether they are off still", node->fence.text, doubted);
 }
 
+static bool has_device(const struct cluster *cluster, uint32_t node)
+{
+	for (uint32_t i = 0; i < cluster->fence_device_count; i++)
+		if (cluster->fence_devices[i].node == node)
+			return true;
+	return false;
+}
+
 void fence_decide(struct step *step, struct node *node, bool force)
 {
 	struct cluster *cluster = step->cluster;
@@ -244,7 +252,7 @@ void fence_decide(struct step *step, struct node *node, bool force)
 	} else if (!level) {
 		hold(step, node,
 			"no fence device%s for %s; %sits return or 'node confirm-off %s' is the proof",
-			cluster->fence_device_count ? " can be used" : " is configured", name,
+			has_device(cluster, node->id) ? " can be used" : " is configured", name,
 			is_half(cluster) ? "" : "its watchdog, ", name);
 	} else if (again && node->fences >= FENCES_MAX && !force) {
 		hold(step, node, "fenced %u times within the hour; 'node fence %s --force' does it once more",

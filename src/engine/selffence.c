@@ -210,7 +210,7 @@ static const char *useless(const struct engine *engine, uint32_t timeout_ms, cha
 	uint32_t token = group_token_ms(engine->ports.group);
 
 	if (engine->view.two_node)
-		snprintf(text, size, "not armed: with two_node each half keeps quorum; a witness would help");
+		snprintf(text, size, "not armed: with two_node each half keeps quorum; a fence device decides");
 	else if (engine->view.witness && engine->view.expected_votes == 2)
 		/* A half with the witness's vote has no lease before its fence is over: it would end its own guests. */
 		snprintf(text, size, "not armed: of two nodes and a witness, a fence device decides");

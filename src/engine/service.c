@@ -60,9 +60,9 @@ void engine_get_status(const struct engine *engine, struct engine_status *status
 		char gone[160];
 		names_of(engine, false, gone, sizeof(gone));
 		snprintf(status->hint, sizeof(status->hint),
-			"not here: %s. It goes on when a majority of the nodes is here; should the others never come back: 'watari cluster "
+			"%s%s%sIt goes on when a majority of the nodes is here; should the others never come back: 'watari cluster "
 			"force-quorum --help' tells what going on without them risks",
-			gone[0] ? gone : "nobody that is known");
+			gone[0] ? "not here: " : "", gone, gone[0] ? ". " : "");
 	}
 }
 
