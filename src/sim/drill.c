@@ -196,5 +196,5 @@ void drill_run(struct sim *sim, const struct drill_config *config, struct prng *
 		expect_failover(sim, lost, bound_ms);
 	else
 		sim_run_ms(sim, bound_ms);
-	sim_settle(sim, 400 * 1000);
+	sim_settle(sim);
 }

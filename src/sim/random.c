@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SETTLE_MS = 400 * 1000, START_ALL_MS = 20 * 1000, REST_MS = 50 * 1000, CALM_US = 250 * 1000 };
+enum { START_ALL_MS = 20 * 1000, REST_MS = 50 * 1000, CALM_US = 250 * 1000 };
 
 struct random_run {
 	struct sim *sim;
@@ -269,7 +269,7 @@ void random_run(uint64_t seed, const struct random_options *options, struct rand
 		rest(&run);
 	}
 	faults_end(&run.faults);
-	sim_settle(sim, SETTLE_MS);
+	sim_settle(sim);
 	timeline_cancel(sim->timeline, run.calm);
 	if (prng_chance(&run.dice, 500))
 		drill_run(sim, &run.fences, &run.dice);

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCENARIO_SETTLE_MS = 400 * 1000 };
-
 static FILE *open_in(const char *dir, const char *name, const char *mode, struct err *err)
 {
 	char path[PATH_BYTES * 2];
@@ -302,7 +300,7 @@ static int play(struct scenario *scenario, const struct plan *plan, struct err *
 	if (script_run(scenario, script, err) < 0)
 		return err_prefix(err, "%s/script", scenario->dir);
 	scenario->ended = true;
-	sim_settle(sim, SCENARIO_SETTLE_MS);
+	sim_settle(sim);
 	if (sim->violation[0])
 		return err_set(err, ERR_INVALID, "%s: [%6" PRIu64 "] %s", scenario->dir, sim->violation_us / 1000,
 			sim->violation);

@@ -163,5 +163,5 @@ void sim_requests_drop(struct sim *sim, uint32_t node); /* the daemon is gone */
 /* The node (a synced one before others) whose committed cluster is the newest; NULL while no daemon runs. */
 const struct cluster *sim_newest(const struct sim *sim);
 
-/* The end of a run: heals, waits, and checks that the cluster is well. settle_ms: the bound. */
-void sim_settle(struct sim *sim, uint64_t settle_ms);
+/* The end of a run: heals, waits, and checks that the cluster is well, within SETTLE_MS. */
+void sim_settle(struct sim *sim);
