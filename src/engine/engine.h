@@ -5,7 +5,7 @@
  * Its parts:
  *	sync.c, transfer.c, fork.c	a view comes to one history; half.c: two nodes that were cut apart
  *	log.c				order and commit (design §4); history.c: the audit trail
- *	reconcile.c, sweep.c		duties against what runs, and against what lies on the storage
+ *	reconcile.c, copies.c		duties against what runs, and what may not run here; sweep.c: against what lies on the storage
  *	fence.c, ask.c			fence devices: as the core orders, and as a person asks
  *	lease.c, selffence.c		that this node is not lost to the others, and its end if it is
  *	service.c, forecast.c		requests, watchers, what would happen

@@ -3,7 +3,7 @@
 second resume.
 
 A step is short; so that a fault hits it exactly, the process that would end it is stopped first, and goes on right after
-the fault. All rows: /usr/bin/python3 -m pytest test/integration/campaign_kill.py (12 minutes); some of them with WATARI_KILL=copy,
+the fault. All rows: /usr/bin/python3 -m pytest test/integration/campaign_kill.py (4 to 7 minutes); some of them with WATARI_KILL=copy,
 =power-target or =copy-power-target. ./check runs a few (test_kill.py).
 
 Steps:
